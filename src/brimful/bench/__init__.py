@@ -1,0 +1,1 @@
+"""Measurement: scenarios, environment, reports."""

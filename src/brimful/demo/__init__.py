@@ -1,0 +1,1 @@
+"""The generated factory line: images, labels and the bundled model."""

@@ -1,0 +1,82 @@
+"""Detections: the result for one image, as host arrays and no pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brimful.spec import Size, Task
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+
+
+def _no_boxes() -> FloatArray:
+    return np.empty((0, 4), np.float32)
+
+
+def _no_floats() -> FloatArray:
+    return np.empty(0, np.float32)
+
+
+def _no_ints() -> IntArray:
+    return np.empty(0, np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detections:
+    """What was found in one image. Coordinates are pixels of the original image.
+
+    Attributes:
+        image: Key of the image: its path relative to the source, with forward slashes.
+        index: Position of the image in its source, from 0.
+        frame: Frame number within a video, from 0, else None.
+        pts_ms: Presentation time of the frame in milliseconds, else None.
+        width: Width of the original image in pixels (0 when it could not be read).
+        height: Height of the original image in pixels (0 when it could not be read).
+        canvas: (height, width) that the image was letterboxed onto, None without a forward.
+        task: What the model predicts; decides which of the arrays below are set.
+        names: Class names; the position is the class id.
+        boxes: float32 (n, 4), `x1 y1 x2 y2`, best first; for obb the axis-aligned bounds.
+        confidence: float32 (n,), 0 to 1.
+        class_id: int32 (n,).
+        masks: COCO RLE of each detection (`{"size": [h, w], "counts": str}`), segment only.
+        keypoints: float32 (n, points, 2 or 3), `x y [visibility]`, pose only.
+        obb: float32 (n, 5), `cx cy w h angle` with the angle in radians, obb only.
+        probs: float32 (classes,), classify only.
+        truncated: More candidates passed `conf` than NMS looks at; the weakest were dropped.
+        error: Why there is no result for this image, or None.
+    """
+
+    image: str
+    index: int
+    width: int
+    height: int
+    task: Task
+    names: tuple[str, ...]
+    frame: int | None = None
+    pts_ms: float | None = None
+    canvas: Size | None = None
+    boxes: FloatArray = field(default_factory=_no_boxes)
+    confidence: FloatArray = field(default_factory=_no_floats)
+    class_id: IntArray = field(default_factory=_no_ints)
+    masks: tuple[dict[str, Any], ...] | None = None
+    keypoints: FloatArray | None = None
+    obb: FloatArray | None = None
+    probs: FloatArray | None = None
+    truncated: bool = False
+    error: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of detections."""
+        return len(self.confidence)
+
+    def __repr__(self) -> str:
+        """Show the shape of the result, not its data."""
+        if self.error is not None:
+            return f"Detections({self.image!r}, error={self.error!r})"
+        what = f"top1={self.names[int(self.probs.argmax())]!r}" if self.probs is not None else f"n={len(self)}"
+        return f"Detections({self.image!r}, {self.width}x{self.height}, {what})"

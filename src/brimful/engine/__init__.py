@@ -1,0 +1,1 @@
+"""Decode, preprocess, forward, postprocess on one device, overlapped."""

@@ -1,0 +1,1 @@
+"""Memory budgets and their measurement."""

@@ -1,0 +1,1 @@
+"""Model files to ModelSpec and weights; the artifact cache."""

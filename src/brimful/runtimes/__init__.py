@@ -1,0 +1,1 @@
+"""What executes a model: one small file per runtime, and the registry."""

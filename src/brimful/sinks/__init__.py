@@ -1,0 +1,1 @@
+"""Where detections go, and the ledger that makes a job resumable."""

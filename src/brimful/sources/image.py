@@ -1,0 +1,31 @@
+"""SourceImage: one picture on its way, before anything was decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""uint8 (height, width, 3) in BGR order, as OpenCV has it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class SourceImage:
+    """One picture on its way.
+
+    Attributes:
+        index: Position in the source, from 0, without gaps.
+        key: The name results carry: the path relative to the source, with forward slashes.
+        payload: A file to read, encoded bytes, decoded pixels, or the reason why there is none.
+        frame: Frame number within a video, from 0.
+        pts_ms: Presentation time of the frame in milliseconds.
+    """
+
+    index: int
+    key: str
+    payload: Path | bytes | Pixels | Exception
+    frame: int | None = None
+    pts_ms: float | None = None

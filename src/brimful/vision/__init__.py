@@ -1,0 +1,1 @@
+"""Pixels: canvas geometry, letterbox, decode, NMS, and one file per task head."""
