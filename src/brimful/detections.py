@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brimful.spec import Size, Task
+
+if TYPE_CHECKING:
+    from brimful.formats.coco import CategoryMap
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -78,5 +81,43 @@ class Detections:
         """Show the shape of the result, not its data."""
         if self.error is not None:
             return f"Detections({self.image!r}, error={self.error!r})"
-        what = f"top1={self.names[int(self.probs.argmax())]!r}" if self.probs is not None else f"n={len(self)}"
+        what = f"n={len(self)}"
+        if self.probs is not None:
+            what = f"top1={self.names[int(self.probs.argmax())]!r}"
         return f"Detections({self.image!r}, {self.width}x{self.height}, {what})"
+
+    def to_json_record(self) -> dict[str, Any]:
+        """Return the JSON object of the image: lists, numbers and strings only."""
+        from brimful.formats.json_record import plain
+
+        return plain(self)
+
+    def to_coco(
+        self, *, image_id: int | None = None, categories: CategoryMap = "auto"
+    ) -> list[dict[str, Any]]:
+        """Return the COCO results of the image, see `brimful.formats.coco`.
+
+        Args:
+            image_id: The id in the annotations; by default the file name when it is a number,
+                else `index`.
+            categories: How class ids become category ids.
+        """
+        from brimful.formats.coco import category_ids, numeric_stem, to_results
+
+        if image_id is None:
+            stem = numeric_stem(self.image)
+            image_id = self.index if stem is None else stem
+        ids = category_ids(categories, self.names)
+        return to_results(self, image_id=image_id, categories=ids)
+
+    def to_yolo_txt(self, *, confidence: bool = True) -> str:
+        """Return the YOLO label text of the image, see `brimful.formats.yolo_txt`."""
+        from brimful.formats.yolo_txt import to_yolo_txt
+
+        return to_yolo_txt(self, confidence=confidence)
+
+    def to_supervision(self) -> Any:
+        """Return the `supervision.Detections` (of classify: `Classifications`) of the image."""
+        from brimful.formats.supervision import to_supervision
+
+        return to_supervision(self)

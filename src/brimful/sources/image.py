@@ -17,7 +17,8 @@ class SourceImage:
     """One picture on its way.
 
     Attributes:
-        index: Position in the source, from 0, without gaps.
+        index: Position in the source, from 0, without gaps; what a resumed job
+            leaves out keeps its index.
         key: The name results carry: the path relative to the source, with forward slashes.
         payload: A file to read, encoded bytes, decoded pixels, or the reason why there is none.
         frame: Frame number within a video, from 0.

@@ -42,7 +42,11 @@ class Geometry:
         """Place an image on a canvas, as large as it fits, centred."""
         height, width = image
         scale = min(canvas[0] / height, canvas[1] / width)
-        resized = resized_to(image, scale)
+        return cls.centred(image, canvas, resized_to(image, scale))
+
+    @classmethod
+    def centred(cls, image: Size, canvas: Size, resized: Size) -> Geometry:
+        """Place an image that was resized to `resized` in the middle of a canvas."""
         top = round((canvas[0] - resized[0]) / 2 - 0.1)
         left = round((canvas[1] - resized[1]) / 2 - 0.1)
         return cls(image, canvas, resized, top, left)
@@ -68,7 +72,8 @@ class Geometry:
     def clip(self, points: NDArray[np.floating]) -> NDArray[np.floating]:
         """Clip points (..., 2) or boxes (..., 4) in image pixels to the image."""
         bound = np.tile(np.array(self.image[::-1], points.dtype), points.shape[-1] // 2)
-        return np.clip(points, 0, bound)
+        clipped: NDArray[np.floating] = np.clip(points, 0, bound)
+        return clipped
 
     def _per_column(self, columns: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         gain_y, gain_x = self.gain

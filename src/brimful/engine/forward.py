@@ -1,0 +1,68 @@
+"""What follows a failed forward: every member gets its own chance, once.
+
+A forward fails as a whole, but rarely because of all its images. Out of memory splits the batch
+in halves until they fit; anything else runs the members singly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from brimful.errors import RuntimeFailedError
+from brimful.runtimes.runtime import OutOfMemoryError, Outputs, Runtime, Slot
+
+
+def retry(
+    runtime: Runtime, slot: Slot, count: int, error: BaseException, *, timeout_s: float
+) -> Iterator[tuple[range, Outputs | BaseException]]:
+    """Run the members of a failed batch again, in smaller batches.
+
+    Args:
+        runtime: What failed.
+        slot: The failed batch; its input is still intact.
+        count: Images in it.
+        error: What it failed with.
+        timeout_s: A forward that takes longer counts as failed.
+
+    Yields:
+        The members of each smaller batch, and its outputs or its error. Outputs are valid until
+        the next one is asked for.
+    """
+    if count == 1 and isinstance(error, OutOfMemoryError):
+        yield range(1), error  # nothing is smaller than one
+        return
+    split = (count + 1) // 2 if isinstance(error, OutOfMemoryError) else 1
+    spare = runtime.allocate(slot.canvas, capacity=split)
+    pending = [range(start, min(start + split, count)) for start in range(0, count, split)]
+    while pending:
+        part = pending.pop(0)
+        spare.inputs[: len(part)] = slot.inputs[part.start : part.stop]
+        outcome = forward(runtime, spare, len(part), timeout_s=timeout_s)
+        if isinstance(outcome, OutOfMemoryError) and len(part) > 1:
+            middle = (part.start + part.stop) // 2
+            pending[:0] = [range(part.start, middle), range(middle, part.stop)]
+        elif isinstance(outcome, BaseException) and len(part) > 1:
+            pending[:0] = [range(member, member + 1) for member in part]
+        else:
+            yield part, outcome
+
+
+def forward(
+    runtime: Runtime, slot: Slot, count: int, *, timeout_s: float
+) -> Outputs | BaseException:
+    """Run one forward and wait for it; return the outputs or the error."""
+    finished = threading.Event()
+    outcome: list[Outputs | BaseException] = []
+
+    def done(outputs: Outputs | None, error: BaseException | None) -> None:
+        if error is not None:
+            outcome.append(error)
+        elif outputs is not None:
+            outcome.append(outputs)
+        finished.set()
+
+    runtime.submit(slot, count, done)
+    if not finished.wait(timeout_s):
+        return RuntimeFailedError(f"the forward did not end within {timeout_s:.0f} s")
+    return outcome[0]

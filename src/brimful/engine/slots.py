@@ -1,0 +1,66 @@
+"""Slots: the preallocated buffers that bound how much is in flight.
+
+A free slot is the only permission to go on. Slots are kept for reuse by canvas; when every slot
+is allocated and another canvas needs one, the idle slot that was used longest ago makes room.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from brimful.runtimes.runtime import Runtime, Slot
+from brimful.spec import Size
+
+
+class SlotPool:
+    """Slots of one runtime. The engine's lock guards it, except for `allocate`."""
+
+    def __init__(self, runtime: Runtime, limit: int) -> None:
+        """Start without slots.
+
+        Args:
+            runtime: Allocates them.
+            limit: Slots that may exist at once, free or busy.
+        """
+        self.limit = limit
+        self._runtime = runtime
+        self._free: OrderedDict[int, Slot] = OrderedDict()
+        self._busy = 0
+
+    @property
+    def busy(self) -> int:
+        """Slots in use, including those being allocated."""
+        return self._busy
+
+    def reserve(self, canvas: Size, capacity: int) -> tuple[bool, Slot | None]:
+        """Reserve a slot for a canvas.
+
+        Returns:
+            Whether there is one, and the slot itself, or None when the caller must `allocate` it
+            (which may compile for seconds, and is done without the engine's lock).
+        """
+        for key, slot in reversed(self._free.items()):
+            if slot.canvas == canvas and slot.capacity >= capacity:
+                del self._free[key]
+                self._busy += 1
+                return True, slot
+        if self._busy >= self.limit:
+            return False, None
+        if self._busy + len(self._free) >= self.limit:
+            self._free.popitem(last=False)
+        self._busy += 1
+        return True, None
+
+    def allocate(self, canvas: Size, capacity: int) -> Slot:
+        """Allocate the slot that was reserved."""
+        return self._runtime.allocate(canvas, capacity=capacity)
+
+    def release(self, slot: Slot | None) -> None:
+        """Give a slot back; None gives back a reservation whose allocation failed."""
+        self._busy -= 1
+        if slot is not None:
+            self._free[id(slot)] = slot
+
+    def clear(self) -> None:
+        """Drop every free slot."""
+        self._free.clear()

@@ -1,0 +1,110 @@
+"""ResultStream: results of one job in the order of its images, with bounded memory.
+
+A feeder thread brings images in, stages settle results in any order, the consumer takes them in
+order. An image counts against the window from when it is fed until the consumer has taken its
+result, so a slow consumer, or one slow image at the head, stops the feeder and not the memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from brimful.detections import Detections
+
+
+class ResultStream:
+    """The window between the feeder and the consumer of one job."""
+
+    def __init__(self, window: int, window_bytes: int) -> None:
+        """Start empty.
+
+        Args:
+            window: Images between feeding and taking at most.
+            window_bytes: Bytes of pixels handed over in memory among them at most.
+        """
+        self._window = window
+        self._window_bytes = window_bytes
+        self._changed = threading.Condition()
+        self._settled: dict[int, Detections] = {}
+        self._costs: dict[int, int] = {}
+        self._bytes = 0
+        self._fed = 0
+        self._taken = 0
+        self._total: int | None = None
+        self._error: BaseException | None = None
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether the consumer has gone."""
+        return self._closed
+
+    def enter(self, cost: int) -> int | None:
+        """Wait for room for one more image; return its number, or None when no more is wanted.
+
+        Args:
+            cost: Bytes that the image holds in memory until it is decoded.
+        """
+        with self._changed:
+            while not self._closed and self._error is None and not self._has_room(cost):
+                self._changed.wait()
+            if self._closed or self._error is not None:
+                return None
+            number = self._fed
+            self._fed += 1
+            self._bytes += cost
+            self._costs[number] = cost
+            return number
+
+    def put(self, number: int, result: Detections) -> None:
+        """Settle the result of an image."""
+        with self._changed:
+            self._settled[number] = result
+            self._bytes -= self._costs.pop(number)
+            if number == self._taken:
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Say that no more images come."""
+        with self._changed:
+            self._total = self._fed
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """End the job with an error, raised to the consumer after the results before it."""
+        with self._changed:
+            if self._error is None:
+                self._error = error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Say that the consumer has gone."""
+        with self._changed:
+            self._closed = True
+            self._settled.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[list[Detections]]:
+        """Yield the results in order, all that are ready at a time."""
+        while True:
+            ready: list[Detections] = []
+            with self._changed:
+                while True:
+                    while (result := self._settled.pop(self._taken, None)) is not None:
+                        ready.append(result)
+                        self._taken += 1
+                    if ready:
+                        self._changed.notify_all()
+                        break
+                    if self._error is not None:
+                        raise self._error
+                    if self._total is not None and self._taken >= self._total:
+                        return
+                    self._changed.wait()
+            yield ready
+
+    def _has_room(self, cost: int) -> bool:
+        if self._fed - self._taken >= self._window:
+            return False
+        return self._bytes == 0 or self._bytes + cost <= self._window_bytes

@@ -1,0 +1,1 @@
+"""Detections in the formats of others: pure functions, no files."""

@@ -1,0 +1,212 @@
+"""Read an Ultralytics `.pt` checkpoint into a network and its ModelSpec.
+
+Works with Ultralytics 8.4.2 and later. What changed between its releases is hidden here: how the
+NMS-free head is selected (a property that follows the presence of layers, later a settable one),
+and which branch `fuse` removes.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brimful.errors import ModelError
+from brimful.extras import require
+from brimful.models.metadata import Metadata, parse_metadata
+from brimful.models.signature import Signature, SpecOverrides, spec_from
+from brimful.models.unpickler import refuse_planted_callables, restricted_pickle
+from brimful.spec import ModelSpec
+
+FEATURE = "Reading a .pt checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A network ready for inference, and what it is.
+
+    Attributes:
+        network: torch.nn.Module in eval mode, float32, convolution and batch norm fused; takes
+            (batch, channels, height, width) in 0..1 RGB and returns a tensor, or a tuple of two
+            for segment, laid out as `spec.head` says.
+        spec: What the model is.
+    """
+
+    network: Any
+    spec: ModelSpec
+
+
+def load_checkpoint(
+    path: Path, *, nms: bool | None, overrides: SpecOverrides, trust: bool, max_det: int = 300
+) -> Checkpoint:
+    """Read a checkpoint, pick its head and fuse it for inference.
+
+    Args:
+        path: The `.pt` file.
+        nms: True takes the head that needs NMS, False the NMS-free one, None the NMS-free one
+            where the model has it.
+        overrides: The user's word on task and names.
+        trust: Read it with the ordinary unpickler, which may run code from the file.
+        max_det: Rows that an NMS-free head returns (Ultralytics takes at least 300).
+
+    Raises:
+        MissingExtraError: torch or ultralytics is not installed.
+        ModelError: Not a YOLO checkpoint, not trusted, or without the head asked for.
+    """
+    network = read_network(path, trust=trust)
+    metadata = _metadata(network, path)
+    task = overrides.task or metadata.task
+    head = network.model[-1]
+    end_to_end = _select_head(head, nms, path) if task != "classify" else False
+    network = _fused(network)
+    head = network.model[-1]
+    head.export = True
+    head.dynamic = True  # anchors are made in the graph, for whatever canvas comes
+    head.format = "onnx"
+    head.max_det = max(max_det, 300)
+    signature = _signature(network, metadata)
+    metadata = Metadata(
+        task=metadata.task,
+        names=metadata.names,
+        stride=metadata.stride,
+        imgsz=metadata.imgsz,
+        kpt_shape=metadata.kpt_shape,
+        channels=metadata.channels,
+        end_to_end=end_to_end,
+    )
+    return Checkpoint(network, spec_from(signature, metadata, overrides, origin=str(path)))
+
+
+def read_network(path: Path, *, trust: bool) -> Any:
+    """Unpickle the network of a checkpoint, in float32 and eval mode, not yet fused.
+
+    The EMA weights are taken where the checkpoint has them, as Ultralytics does.
+    """
+    # Nothing may be fetched or installed at run time, whatever the checkpoint lacks.
+    os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+    torch = require("torch", feature=FEATURE, extra="ultralytics")
+    require("ultralytics", feature=FEATURE, extra="ultralytics")
+    if not zipfile.is_zipfile(path):
+        raise ModelError(
+            f"{path} is not a PyTorch checkpoint: expected the zip file that torch.save writes"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if trust:
+                loaded = torch.load(path, map_location="cpu", weights_only=False)
+            else:
+                loaded = torch.load(
+                    path,
+                    map_location="cpu",
+                    weights_only=False,
+                    pickle_module=restricted_pickle,
+                )
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
+    network = loaded
+    if isinstance(loaded, dict):
+        network = loaded.get("ema") or loaded.get("model")
+    if not isinstance(network, torch.nn.Module) or not hasattr(network, "model"):
+        raise ModelError(
+            f"{path} holds no YOLO network: expected a dict with 'model' or 'ema', as Ultralytics "
+            f"writes it, found {type(network).__name__}"
+        )
+    if not trust:
+        refuse_planted_callables(network)
+    network = network.float().eval()
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network
+
+
+def _metadata(network: Any, path: Path) -> Metadata:
+    head = network.model[-1]
+    args = getattr(network, "args", None)
+    if not isinstance(args, dict):
+        args = vars(args) if args is not None else {}
+    stride = getattr(network, "stride", None)
+    yaml = getattr(network, "yaml", None) or {}
+    return parse_metadata(
+        {
+            "task": getattr(network, "task", None) or args.get("task") or _task_of(head),
+            "names": getattr(network, "names", None),
+            "stride": int(max(stride)) if stride is not None and len(stride) else None,
+            "imgsz": args.get("imgsz"),
+            "kpt_shape": tuple(head.kpt_shape) if hasattr(head, "kpt_shape") else None,
+            "channels": yaml.get("channels", 3),
+        },
+        origin=str(path),
+    )
+
+
+def _task_of(head: Any) -> str | None:
+    """Tell the task from the class of the head, for checkpoints that do not name it."""
+    for base in type(head).__mro__:
+        task = {
+            "Segment": "segment",
+            "Pose": "pose",
+            "OBB": "obb",
+            "Classify": "classify",
+            "Detect": "detect",
+        }.get(base.__name__)
+        if task:
+            return task
+    return None
+
+
+def _select_head(head: Any, nms: bool | None, path: Path) -> bool:
+    """Pick the NMS-free or the one-to-many branch; return whether it is the NMS-free one."""
+    has_nms_free = getattr(head, "one2one_cv2", None) is not None
+    has_raw = getattr(head, "cv2", None) is not None
+    if nms is False and not has_nms_free:
+        raise ModelError(f"{path} has no NMS-free head; leave out nms=False")
+    if nms is True and not has_raw:
+        raise ModelError(f"{path} was saved with its NMS-free head only; leave out nms=True")
+    nms_free = has_nms_free and nms is not True
+    try:
+        head.end2end = nms_free  # 8.4.20 and later
+    except AttributeError:
+        # 8.4.2: the property says True wherever the one-to-one layers exist.
+        if not nms_free and has_nms_free:
+            for name in [name for name in head._modules if name.startswith("one2one_")]:
+                delattr(head, name)
+    return nms_free
+
+
+def _fused(network: Any) -> Any:
+    """Fold batch norm into the convolutions and drop the branch that was not selected."""
+    from ultralytics.utils import LOGGER
+
+    level = LOGGER.level
+    LOGGER.setLevel("ERROR")
+    try:
+        return network.fuse(verbose=False)
+    finally:
+        LOGGER.setLevel(level)
+
+
+def _signature(network: Any, metadata: Metadata) -> Signature:
+    """Learn the output shapes from one tiny forward; anchors and batch are left open."""
+    import torch
+
+    # Large enough for 300 anchors, since 8.4.2 takes that many unconditionally.
+    side = max(metadata.stride or 32, 32) * 8
+    channels = metadata.channels or 3
+    with torch.inference_mode():
+        out = network(torch.zeros(1, channels, side, side))
+    outputs = out if isinstance(out, tuple | list) else (out,)
+    shapes: list[tuple[int | None, ...]] = []
+    for output in outputs:
+        shape: list[int | None] = [None, *output.shape[1:]]
+        if len(shape) == 3 and output.shape[2] > output.shape[1]:
+            shape[2] = None
+        elif len(shape) == 4:
+            shape[2] = shape[3] = None
+        shapes.append(tuple(shape))
+    return Signature(inputs=((None, channels, None, None),), outputs=tuple(shapes))

@@ -1,0 +1,152 @@
+"""Which runtimes there are, what each can do, and which is the fastest for a model here.
+
+Nothing is imported until it is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from brimful.errors import MissingExtraError, UsageError
+from brimful.extras import installed
+from brimful.models.model import Format, Model
+from brimful.runtimes.runtime import Runtime, RuntimeOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A runtime and what it can do.
+
+    Attributes:
+        name: What `--runtime` calls it.
+        module: The Python module that must be installed.
+        extra: The extra that brings it.
+        formats: Model files it takes.
+        devices: Kinds of device it runs on.
+        precisions: Arithmetic it offers, where the device has it.
+        load: Imports and makes it.
+    """
+
+    name: str
+    module: str
+    extra: str
+    formats: tuple[Format, ...]
+    devices: tuple[str, ...]
+    precisions: tuple[str, ...]
+    load: Callable[[Model, RuntimeOptions], Runtime]
+
+
+def _onnxruntime(model: Model, options: RuntimeOptions) -> Runtime:
+    from brimful.runtimes.onnx import OnnxRuntime
+
+    return OnnxRuntime(model, options)
+
+
+def _openvino(model: Model, options: RuntimeOptions) -> Runtime:
+    from brimful.runtimes.openvino import OpenVinoRuntime
+
+    return OpenVinoRuntime(model, options)
+
+
+def _torch(model: Model, options: RuntimeOptions) -> Runtime:
+    from brimful.runtimes.torch_eager import TorchRuntime
+
+    return TorchRuntime(model, options)
+
+
+RUNTIMES: tuple[Entry, ...] = (
+    Entry(
+        name="openvino",
+        module="openvino",
+        extra="openvino",
+        formats=("pt", "onnx", "openvino"),
+        devices=("cpu",),
+        precisions=("fp32", "bf16", "fp16"),
+        load=_openvino,
+    ),
+    Entry(
+        name="onnxruntime",
+        module="onnxruntime",
+        extra="onnxruntime",
+        formats=("pt", "onnx"),
+        devices=("cpu",),
+        precisions=("fp32",),
+        load=_onnxruntime,
+    ),
+    Entry(
+        name="torch",
+        module="torch",
+        extra="ultralytics",
+        formats=("pt",),
+        devices=("cpu", "cuda"),
+        precisions=("fp32", "bf16", "fp16"),
+        load=_torch,
+    ),
+    Entry(
+        name="torchscript",
+        module="torch",
+        extra="torch",
+        formats=("torchscript",),
+        devices=("cpu", "cuda"),
+        precisions=("fp32",),
+        load=_torch,
+    ),
+)
+"""Real runtimes, the fastest first (benchmarks/NOTES.md has the measurement)."""
+
+NAMES: tuple[str, ...] = (*(entry.name for entry in RUNTIMES), "debug")
+
+
+def load_runtime(name: str, model: Model | None, options: RuntimeOptions) -> Runtime:
+    """Load a model with a runtime, `auto` for the fastest that can take both.
+
+    Raises:
+        UsageError: The runtime is unknown, or cannot take this model, device or precision.
+        MissingExtraError: The runtime is not installed.
+    """
+    if name == "debug":
+        from brimful.runtimes.debug import DebugRuntime
+
+        return DebugRuntime(options)
+    if name not in (*NAMES, "auto"):
+        raise UsageError(f"runtime {name!r} is unknown; expected auto or one of {', '.join(NAMES)}")
+    if model is None:
+        raise UsageError("a model is needed: --model FILE (only runtime=debug does without one)")
+    entry = _pick(model, options) if name == "auto" else _named(name, model, options)
+    return entry.load(model, options)
+
+
+def _named(name: str, model: Model, options: RuntimeOptions) -> Entry:
+    entry = next(entry for entry in RUNTIMES if entry.name == name)
+    if model.format not in entry.formats:
+        takers = [other.name for other in RUNTIMES if model.format in other.formats]
+        raise UsageError(
+            f"the {name} runtime takes {', '.join(entry.formats)} models, not {model.path.name}; "
+            f"use runtime={' or runtime='.join(takers)}"
+        )
+    if not installed(entry.module):
+        raise MissingExtraError(f"The {name} runtime", entry.extra, module=entry.module)
+    return entry
+
+
+def _pick(model: Model, options: RuntimeOptions) -> Entry:
+    kind = options.device.split(":")[0]
+    fitting = [
+        entry
+        for entry in RUNTIMES
+        if model.format in entry.formats
+        and kind in entry.devices
+        and options.precision in entry.precisions
+    ]
+    if not fitting:
+        raise UsageError(
+            f"no runtime takes a {model.format} model on device {options.device!r} in "
+            f"{options.precision}; devices are cpu and cuda, precisions fp32, bf16 and fp16"
+        )
+    for entry in fitting:
+        if installed(entry.module):
+            return entry
+    raise MissingExtraError(
+        f"A {model.format} model on {kind}", fitting[0].extra, module=fitting[0].module
+    )

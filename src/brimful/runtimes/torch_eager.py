@@ -1,0 +1,209 @@
+"""The `torch` and `torchscript` runtimes: the network itself, or a traced file of it.
+
+Both take uint8 pixels and normalise on the device, so a quarter of the bytes is copied. The fast
+path on CUDA (graphs, own preprocessing kernel) is a runtime of its own; this one is the plain
+reference on either device.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brimful.errors import ModelError, UsageError
+from brimful.extras import require
+from brimful.models.checkpoint import load_checkpoint
+from brimful.models.metadata import parse_metadata
+from brimful.models.model import Model
+from brimful.models.signature import Shape, Signature, spec_from
+from brimful.runtimes.runtime import (
+    Done,
+    InputFormat,
+    OutOfMemoryError,
+    Outputs,
+    RuntimeOptions,
+    Slot,
+    new_input,
+)
+from brimful.runtimes.threads import available_cpus
+from brimful.runtimes.workers import ForwardWorkers
+from brimful.spec import ModelSpec, Size
+
+
+@dataclass(slots=True)
+class TorchSlot:
+    """A slot of host memory; pinned where the device is a GPU."""
+
+    canvas: Size
+    inputs: NDArray[Any]
+    tensor: Any
+
+    @property
+    def capacity(self) -> int:
+        """Images the slot holds at most."""
+        return len(self.inputs)
+
+
+class TorchRuntime:
+    """Executes a network in eager PyTorch."""
+
+    input_format: InputFormat = "hwc_u8"
+    concurrency = 1
+
+    def __init__(self, model: Model, options: RuntimeOptions) -> None:
+        """Load a checkpoint or a TorchScript file onto a device.
+
+        Raises:
+            MissingExtraError: torch is not installed.
+            ModelError: The file cannot be read.
+            UsageError: A device or precision that this machine does not have.
+        """
+        torch = require("torch", feature="The torch runtime", extra="torch")
+        self._torch = torch
+        self.name = "torchscript" if model.format == "torchscript" else "torch"
+        self._device = _device(torch, options.device)
+        self._threads = options.threads or available_cpus()
+        self._precision = options.precision
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        self._dtype = dtype[options.precision]
+        if self._device.type == "cpu" and options.precision == "fp16":
+            raise UsageError("precision 'fp16' is not available with torch on the CPU; use bf16")
+        if model.format == "torchscript":
+            self._network, self.spec = _load_torchscript(torch, model)
+            if options.precision != "fp32":
+                raise UsageError(
+                    "a TorchScript file runs in the precision it was traced in; leave out precision"
+                )
+        else:
+            loaded = load_checkpoint(
+                model.path,
+                nms=model.options.nms,
+                overrides=model.options.overrides,
+                trust=model.options.trust,
+                max_det=model.options.max_det,
+            )
+            self._network, self.spec = loaded.network, loaded.spec
+        self._network = self._network.to(self._device)
+        if model.format != "torchscript":
+            self._network = self._network.to(memory_format=torch.channels_last)
+        self.max_batch = self.spec.fixed_batch or options.max_batch or self._default_batch()
+        # One thread owns the network: eager modules cache anchors between calls.
+        self._workers = ForwardWorkers(1, name=self.name)
+
+    def allocate(self, canvas: Size, *, capacity: int | None = None) -> TorchSlot:
+        """Make a slot."""
+        count = self.spec.fixed_batch or capacity or self.max_batch
+        inputs = new_input(self.spec, self.input_format, canvas, count)
+        tensor = self._torch.from_numpy(inputs)
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()
+            inputs = tensor.numpy()
+        return TorchSlot(canvas, inputs, tensor)
+
+    def submit(self, slot: Slot, count: int, done: Done) -> None:
+        """Start the forward of the first `count` images; a fixed batch runs whole."""
+        assert isinstance(slot, TorchSlot)
+        size = slot.capacity if self.spec.fixed_batch else count
+        self._workers.submit(lambda: self._forward(slot.tensor[:size]), done)
+
+    def describe(self) -> dict[str, str | int]:
+        """Return the version, device, precision and threads."""
+        return {
+            "runtime": self.name,
+            "version": self._torch.__version__,
+            "device": str(self._device),
+            "precision": self._precision,
+            "forwards": 1,
+            "threads": self._threads,
+        }
+
+    def close(self) -> None:
+        """Drop the network and give its memory back."""
+        self._workers.close()
+        self._network = None
+        if self._device.type == "cuda":
+            self._torch.cuda.empty_cache()
+
+    def _default_batch(self) -> int:
+        return 16 if self._device.type == "cuda" else 4
+
+    def _forward(self, pixels: Any) -> Outputs:
+        torch = self._torch
+        if self._device.type == "cpu" and torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                images = pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+                if self.spec.channels == 3:
+                    images = images.flip(1)  # BGR to RGB
+                images = images.float().div_(255.0).contiguous(memory_format=torch.channels_last)
+                if self._dtype == torch.float32:
+                    raw = self._network(images)
+                else:
+                    with torch.autocast(self._device.type, dtype=self._dtype):
+                        raw = self._network(images)
+                outputs = raw if isinstance(raw, tuple | list) else (raw,)
+                return [np.asarray(output.float().cpu().numpy()) for output in outputs]
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(str(error)) from error
+
+
+def _device(torch: Any, name: str) -> Any:
+    """Check a device name and return the torch device."""
+    if name == "cpu":
+        return torch.device("cpu")
+    if name != "cuda" and not name.startswith("cuda:"):
+        raise UsageError(f"device {name!r} is unknown; expected cpu, cuda or cuda:INDEX")
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"device {name!r} was asked for, but PyTorch {torch.__version__} finds no CUDA device "
+            "here; use device=cpu, or install a driver and a CUDA build of PyTorch"
+        )
+    return torch.device(name)
+
+
+def _load_torchscript(torch: Any, model: Model) -> tuple[Any, ModelSpec]:
+    """Read a TorchScript file and learn its shapes by running it."""
+    extra = {"config.txt": ""}
+    try:
+        network = torch.jit.load(str(model.path), map_location="cpu", _extra_files=extra).eval()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{model.path} cannot be read as TorchScript: {error}") from error
+    text = extra["config.txt"]
+    try:
+        raw = json.loads(text) if text else {}
+    except ValueError as error:
+        raise ModelError(f"{model.path}: its config.txt is no JSON: {error}") from error
+    metadata = parse_metadata(raw, origin=str(model.path))
+    size = metadata.imgsz or (640, 640)
+    channels = metadata.channels or 3
+    batch = int(raw.get("batch", 1)) if str(raw.get("batch", 1)).isdigit() else 1
+    dynamic = isinstance(raw.get("args"), dict) and raw["args"].get("dynamic") is True
+    outputs = _run_once(torch, network, model, (batch, channels, *size))
+    # A traced network has its anchors baked in for one size; the batch is free unless said.
+    shapes: list[Shape] = [(None, *output.shape[1:]) for output in outputs]
+    fixed_batch = None
+    if not dynamic:
+        try:
+            _run_once(torch, network, model, (batch + 1, channels, *size))
+        except ModelError:
+            fixed_batch = batch
+    signature = Signature(
+        inputs=((fixed_batch, channels, *((None, None) if dynamic else size)),),
+        outputs=tuple(shapes),
+    )
+    return network, spec_from(signature, metadata, model.options.overrides, origin=str(model.path))
+
+
+def _run_once(torch: Any, network: Any, model: Model, shape: tuple[int, ...]) -> Any:
+    try:
+        with torch.inference_mode():
+            out = network(torch.zeros(shape))
+    except RuntimeError as error:
+        last = str(error).strip().splitlines()[-1:]
+        raise ModelError(f"{model.path} cannot run an input of shape {shape}: {last}") from error
+    return out if isinstance(out, tuple | list) else (out,)

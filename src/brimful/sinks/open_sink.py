@@ -1,0 +1,73 @@
+"""open_sink: the sink that an output path and a format stand for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from brimful.errors import UsageError
+from brimful.extras import require
+from brimful.formats.coco import CategoryMap, resolve_categories
+from brimful.sinks.ledger import LedgerSink
+from brimful.sinks.output import resolve_format
+from brimful.sinks.sink import Sink
+from brimful.sinks.stdout import StdoutSink
+from brimful.spec import Task
+
+
+def open_sink(
+    output: Path | None,
+    format: str | None = None,
+    *,
+    job: Mapping[str, Any],
+    names: tuple[str, ...],
+    task: Task,
+    resume: bool = False,
+    overwrite: bool = False,
+    categories: CategoryMap = "auto",
+    stream: BinaryIO | None = None,
+) -> Sink:
+    """Open where detections go. All mistakes that can be known are found here, not at the end.
+
+    Args:
+        output: The file (of yolo: the folder) that appears when the job is complete, or None for
+            JSON lines on standard output.
+        format: jsonl, json, coco, parquet or yolo; by default what the suffix says.
+        job: What makes a result: model hash, options, source. JSON values; a Path and the like
+            is kept as its text. A job is resumed with the same values only.
+        names: Class names of the model.
+        task: What the model predicts.
+        resume: Go on with an interrupted job; start one when there is none.
+        overwrite: Replace an output that exists, and forget an interrupted job.
+        categories: How class ids become COCO category ids.
+        stream: Stands for standard output, `sys.stdout.buffer` by default.
+
+    Raises:
+        UsageError: The format is unknown or does not fit the task, the output or an interrupted
+            job exists, or the job to resume is another one.
+        MissingExtraError: Parquet without pyarrow.
+    """
+    resolved = resolve_format(output, format)
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a job and --overwrite forgets it; give one of them")
+    resolve_categories(categories, names)
+    if output is None:
+        if resume:
+            raise UsageError("a job on standard output cannot be resumed; give an output file")
+        return StdoutSink(sys.stdout.buffer if stream is None else stream)
+    if resolved == "coco" and task == "classify":
+        raise UsageError("COCO has no results for classify; use jsonl, json or parquet")
+    if resolved == "parquet":
+        require("pyarrow", feature="Parquet output", extra="parquet")
+    return LedgerSink(
+        output,
+        resolved,
+        job=job,
+        resume=resume,
+        overwrite=overwrite,
+        names=names,
+        task=task,
+        categories=categories,
+    )

@@ -1,0 +1,30 @@
+"""Sink: where detections go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from brimful.detections import Detections
+from brimful.sinks.done import DoneSet
+
+
+class Sink(Protocol):
+    """Where detections go. One thread uses it at a time."""
+
+    @property
+    def done(self) -> DoneSet:
+        """What an earlier, interrupted run of the job has written already; fixed at open."""
+        ...
+
+    def write(self, batch: Sequence[Detections]) -> None:
+        """Write results, in one piece. After it returns, the end of the process loses none."""
+        ...
+
+    def finish(self) -> None:
+        """The job is complete: make the output appear, whole and at once."""
+        ...
+
+    def abandon(self) -> None:
+        """The job stops early: keep what is needed to resume it. Does nothing after `finish`."""
+        ...

@@ -1,0 +1,36 @@
+"""StdoutSink: JSON lines for the next program in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from brimful.detections import Detections
+from brimful.formats.json_record import encode_jsonl
+from brimful.sinks.done import DoneSet
+
+
+class StdoutSink:
+    """JSON lines to a stream, flushed with every batch; nothing is kept, nothing to resume."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        """Keep the stream, which stays open when the sink is finished."""
+        self._stream = stream
+        self._done = DoneSet()
+
+    @property
+    def done(self) -> DoneSet:
+        """Nothing: a stream cannot be resumed."""
+        return self._done
+
+    def write(self, batch: Sequence[Detections]) -> None:
+        """Write and flush the lines of a batch."""
+        self._stream.write(encode_jsonl(batch))
+        self._stream.flush()
+
+    def finish(self) -> None:
+        """Flush."""
+        self._stream.flush()
+
+    def abandon(self) -> None:
+        """Do nothing: what was written is gone already."""

@@ -1,0 +1,116 @@
+"""Journal to a folder of YOLO label files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+
+import orjson
+
+from brimful.errors import UsageError
+from brimful.formats.yolo_txt import to_yolo_txt
+from brimful.sinks.atomic import sync_folder
+from brimful.sinks.output import beside
+from brimful.sinks.rows import Rows
+
+_LONGEST_NAME = 200  # bytes; file systems take 255, and endings are added
+
+
+def write_yolo(rows: Rows, output: Path, errors: Path) -> None:
+    """Write a label file an image, below a folder that mirrors the keys of the images.
+
+    `a/b.jpg` has `a/b.txt`; frame 7 of `a/b.mp4` has `a/b_7.txt`. Where that name is taken
+    (`a/b.png` beside `a/b.jpg`), the later image has its whole name, `a/b.png.txt`, and after
+    that a number. An image without detections has an empty file; one that could not be read has
+    none, and a line in `<folder>.errors.jsonl`, which exists only when there are any.
+    """
+    building = beside(output, ".tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    failed = []
+    try:
+        for d in rows:
+            if d.error is not None:
+                failed.append({"image": d.image, "frame": d.frame, "error": d.error})
+                continue
+            _create(building, d.image, d.frame, to_yolo_txt(d))
+        _replace_folder(building, output)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    with suppress(FileNotFoundError):
+        errors.unlink()
+    if failed:
+        errors.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in failed))
+    sync_folder(output.parent)
+
+
+def check_replaceable(output: Path) -> None:
+    """Refuse to overwrite a folder that holds anything but label files.
+
+    Raises:
+        UsageError: It does; the message names a file.
+    """
+    if not output.is_dir():
+        raise UsageError(f"{output} is a file; yolo writes a folder: give another output")
+    for folder, _, names in os.walk(output):
+        for name in names:
+            if not name.endswith(".txt"):
+                raise UsageError(
+                    f"{output} holds {Path(folder) / name}, which is no label file; "
+                    "it is not overwritten: give another folder"
+                )
+
+
+def _replace_folder(building: Path, output: Path) -> None:
+    old = beside(output, ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    building.rename(output)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _create(root: Path, key: str, frame: int | None, text: str) -> None:
+    *folders, name = _components(key)
+    folder = _make_folder(root, folders)
+    ending = "" if frame is None else f"_{frame}"
+    stem = PurePosixPath(name).stem
+    candidate, number = f"{stem}{ending}.txt", 1
+    while True:
+        try:
+            # Exclusive creation makes the file system the set of names taken.
+            with (folder / candidate).open("x", encoding="utf-8") as file:
+                file.write(text)
+            return
+        except FileExistsError:
+            candidate = f"{name}{ending}.txt" if number == 1 else f"{name}{ending}-{number}.txt"
+            number += 1
+
+
+def _make_folder(root: Path, names: list[str]) -> Path:
+    folder = root
+    for name in names:
+        below = folder / name
+        while below.is_file():  # `b.txt/` beside the labels of `b.jpg`
+            below = below.with_name(f"{below.name}_")
+        folder = below
+        folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _components(key: str) -> list[str]:
+    """Return the parts of a key as names that stay inside the folder."""
+    parts = [part for part in key.split("/") if part not in ("", ".")]
+    return [_safe("__" if part == ".." else part) for part in parts] or ["image"]
+
+
+def _safe(name: str) -> str:
+    encoded = name.encode()
+    if len(encoded) <= _LONGEST_NAME and "\0" not in name:
+        return name
+    start = encoded[: _LONGEST_NAME - 40].decode(errors="ignore").replace("\0", "_")
+    return f"{start}-{blake2b(encoded, digest_size=8).hexdigest()}"

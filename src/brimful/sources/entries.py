@@ -1,0 +1,137 @@
+"""From named files to source images: what all sources of files share."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from brimful.errors import ImageError, MissingExtraError, UsageError
+from brimful.sources.frames import read_frames
+from brimful.sources.image import SourceImage
+from brimful.sources.key import join, printable
+from brimful.sources.suffixes import is_media, is_video
+from brimful.sources.walk import AllMedia, Entry, walk
+
+Done = Container[tuple[str, int | None]]
+"""(key, frame) pairs that need no second result; a sink to resume has them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileOptions:
+    """How files become images.
+
+    Attributes:
+        vid_stride: Every how many-th frame of a video is taken.
+        done: Images and frames to leave out. Their indexes stay reserved, so that what is
+            left carries the index it has in a run that leaves out nothing.
+    """
+
+    vid_stride: int = 1
+    done: Done = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a stride that would stand still."""
+        if self.vid_stride < 1:
+            raise UsageError(f"vid_stride is {self.vid_stride}; expected 1 or more")
+
+
+class EntriesSource(ABC):
+    """A source made of named files; a subclass lists them.
+
+    See `brimful.sources.source.Source` for what the methods promise.
+    """
+
+    def __init__(self, options: FileOptions) -> None:
+        """Keep the options; nothing is listed yet."""
+        self._options = options
+        self._closed = False
+        self._length: int | None = None
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files in order."""
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        """Yield the images and frames in order."""
+        for image in images_of(self.entries(), self._options):
+            if self._closed:
+                return
+            yield image
+
+    def __len__(self) -> int:
+        """Return the number of images, those left out included.
+
+        The files are listed for it, once; a video among them makes the number unknowable.
+        """
+        if self._length is None:
+            self._length = sum(1 for entry in self.entries() if not _without_length(entry))
+        return self._length
+
+    def close(self) -> None:
+        """End a running iteration before its next image."""
+        self._closed = True
+
+
+def images_of(entries: Iterable[Entry], options: FileOptions) -> Iterator[SourceImage]:
+    """Yield a SourceImage per image and one per frame of a video, numbered from 0."""
+    index = 0
+    for entry in entries:
+        if entry.error is None and is_video(entry.path):
+            for image in _frames(entry, options):
+                if image is not None:
+                    image.index = index
+                    yield image
+                index += 1
+            continue
+        if (entry.key, None) not in options.done:
+            payload = entry.error or Path(entry.path)
+            yield SourceImage(index=index, key=entry.key, payload=payload)
+        index += 1
+
+
+def named(path: str, key: str) -> Iterator[Entry]:
+    """Yield what a path that somebody named stands for: itself, or the media below a folder.
+
+    Whether the file exists is for its reader to find out: no file with a known suffix is
+    stat'ed here.
+    """
+    key = printable(key)
+    if not is_media(path) and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise
+        for entry in walk(path, AllMedia()):
+            yield Entry(entry.path, join(key.rstrip("/"), entry.key), entry.error)
+    else:
+        yield Entry(path, key)
+
+
+def _frames(entry: Entry, options: FileOptions) -> Iterator[SourceImage | None]:
+    """Yield the frames of a video with index 0, None for each one left out."""
+    key, done = entry.key, options.done
+    if (key, None) in done:  # it could not be opened then
+        yield None
+        return
+    try:
+        for frame in read_frames(
+            entry.path,
+            stride=options.vid_stride,
+            leave_out=lambda number: (key, number) in done,
+        ):
+            payload = frame.payload
+            if payload is None or (isinstance(payload, ImageError) and (key, frame.number) in done):
+                yield None
+            else:
+                yield SourceImage(
+                    index=0, key=key, payload=payload, frame=frame.number, pts_ms=frame.pts_ms
+                )
+    except ImageError as error:
+        yield SourceImage(index=0, key=key, payload=error)
+    except MissingExtraError as error:  # a video among photographs hurts only itself
+        yield SourceImage(index=0, key=key, payload=ImageError(str(error)))
+
+
+def _without_length(entry: Entry) -> bool:
+    if entry.error is None and is_video(entry.path):
+        raise TypeError("the number of frames is not known before the videos are read")
+    return False

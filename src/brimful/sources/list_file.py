@@ -1,0 +1,63 @@
+"""A list file: one path or glob per line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from brimful.errors import ImageError, UsageError
+from brimful.sources.entries import EntriesSource, FileOptions, named
+from brimful.sources.key import join, printable
+from brimful.sources.once import once
+from brimful.sources.pattern import has_magic, split_pattern
+from brimful.sources.walk import Entry, holds_any, walk
+
+
+class ListSource(EntriesSource):
+    """The files that a text file names, in its order.
+
+    Paths are relative to the folder of the list. Blank lines and lines that start with `#` are
+    skipped; a folder stands for the media below it. The key is the path as written (for a glob:
+    its part without wildcards, then the path below that). A key that comes twice is taken once.
+    """
+
+    def __init__(self, path: Path, options: FileOptions) -> None:
+        """Take a list that exists.
+
+        Raises:
+            UsageError: It cannot be read, or names nothing.
+        """
+        super().__init__(options)
+        self._path = path
+        try:
+            empty = next(self._lines(), None) is None
+        except OSError as error:
+            raise UsageError(f"the list {path} cannot be read: {error.strerror}") from None
+        if empty:
+            raise UsageError(f"the list {path} names no files; expected one path or glob a line")
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files."""
+        return once(entry for line in self._lines() for entry in self._named(line))
+
+    def _lines(self) -> Iterator[str]:
+        # Paths need not be UTF-8: surrogateescape keeps their bytes. -sig drops Windows' BOM.
+        with self._path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for line in lines:
+                line = line.strip("\r\n \t")
+                if line and not line.startswith("#"):
+                    yield line
+
+    def _named(self, line: str) -> Iterator[Entry]:
+        path = str(self._path.parent / line)
+        if not has_magic(line) or Path(path).exists():
+            yield from named(path, line)
+            return
+        written, selection = split_pattern(line)
+        root = str(self._path.parent / written)
+        prefix = "" if written == "." else printable(written).rstrip("/")
+        if not Path(root).is_dir() or not holds_any(root, selection):
+            yield Entry(path, printable(line), ImageError("nothing matches this pattern"))
+            return
+        for entry in walk(root, selection):
+            yield Entry(entry.path, join(prefix, entry.key), entry.error)

@@ -1,0 +1,23 @@
+"""Paths given to the Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from brimful.sources.entries import EntriesSource, FileOptions, named
+from brimful.sources.once import once
+from brimful.sources.walk import Entry
+
+
+class PathsSource(EntriesSource):
+    """Files and folders in the order given; the key is the path as given, taken once."""
+
+    def __init__(self, paths: Sequence[str | Path], options: FileOptions) -> None:
+        """Keep the paths."""
+        super().__init__(options)
+        self._paths = [str(path) for path in paths]
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files."""
+        return once(entry for path in self._paths for entry in named(path, path))

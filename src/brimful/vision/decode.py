@@ -1,0 +1,186 @@
+"""Decode: an encoded image to BGR pixels, bit for bit what `cv2.imread` returns.
+
+JPEGs of one or three components without EXIF rotation, which is nearly all of them, go through
+simplejpeg: the same libjpeg-turbo with fewer copies, and the GIL is released. Everything else
+goes through OpenCV. The size in the header is checked before a pixel is allocated, so a small
+file that claims to be a huge picture is refused and not decoded.
+
+What counts as damaged. An image with data missing is an error and never a half-gray picture: a
+JPEG without its end marker or with a scan that ends early (older OpenCV fills the rest with
+gray), a PNG without its IEND chunk, a WebP shorter than its RIFF header says, and whatever
+OpenCV refuses. Harmless oddities that every viewer accepts are accepted: bytes after the end of
+the image, extraneous bytes before a marker, wrong bits that cost a block of a JPEG; the pixels
+are then OpenCV's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import simplejpeg
+
+from brimful.errors import ImageError, UsageError
+from brimful.sources.image import Pixels
+from brimful.vision.header import Header, read_header, read_size
+
+__all__ = ["DecodeLimits", "decode", "read_file", "read_size"]
+
+_KNOWN = "JPEG, PNG, WebP, BMP or TIFF"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeLimits:
+    """How large an image may be; beyond it an ImageError, before memory is taken.
+
+    Attributes:
+        max_pixels: Width times height.
+        max_bytes: Size of the encoded image.
+    """
+
+    max_pixels: int = 200_000_000
+    max_bytes: int = 512 * 2**20
+
+    def __post_init__(self) -> None:
+        """Refuse limits that would refuse every image."""
+        if self.max_pixels < 1 or self.max_bytes < 1:
+            raise UsageError(
+                f"max_pixels {self.max_pixels} and max_bytes {self.max_bytes} must be at least 1"
+            )
+
+
+def decode(payload: Path | bytes, limits: DecodeLimits = DecodeLimits()) -> Pixels:
+    """Decode an image, EXIF rotation applied.
+
+    Args:
+        payload: A file, or the encoded bytes.
+        limits: What is too large.
+
+    Returns:
+        uint8 (height, width, 3) in BGR order, C-contiguous, owned by the caller: equal to
+        `cv2.imread(path, cv2.IMREAD_COLOR)` (gray and alpha become colour, 16 bit become 8).
+
+    Raises:
+        ImageError: The file cannot be read, is no image, is damaged or exceeds the limits.
+    """
+    data = read_file(payload, limits) if isinstance(payload, Path) else payload
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    if len(data) > limits.max_bytes:
+        raise ImageError(_too_many_bytes(len(data), limits))
+    header = read_header(data)
+    if header is None:
+        raise ImageError(_unknown(data))
+    _check_size(header, limits)
+    _check_complete(data, header)
+    if header.components in (1, 3) and header.orientation == 1:
+        try:
+            pixels: Pixels = simplejpeg.decode_jpeg(data, "BGR")
+            return pixels
+        except ValueError as error:
+            # simplejpeg is strict: any warning of libjpeg is an error. Missing data is one for
+            # us too; the rest (extraneous bytes, rare sampling factors) is for OpenCV to judge.
+            if "remature end" in str(error):
+                raise ImageError(
+                    f"the JPEG is truncated: its data ends early ({len(data)} bytes came)"
+                ) from None
+    return _decode_with_opencv(data, header)
+
+
+def read_file(path: Path, limits: DecodeLimits = DecodeLimits()) -> bytes:
+    """Read a whole file with one open and, on local disks, one read.
+
+    Raises:
+        ImageError: There is no such file, it is no regular file, it is unreadable or too large.
+    """
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise ImageError(_cannot_open(error)) from None
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError("this is a directory, expected an image file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("this is a device, pipe or socket, expected a regular file")
+        if status.st_size > limits.max_bytes:
+            raise ImageError(_too_many_bytes(status.st_size, limits))
+        data = os.read(descriptor, status.st_size)
+        while len(data) < status.st_size:  # a signal or a network file system cut the read short
+            more = os.read(descriptor, status.st_size - len(data))
+            if not more:
+                break
+            data += more
+        return data
+    except OSError as error:
+        raise ImageError(f"the file cannot be read: {error.strerror or error}") from None
+    finally:
+        os.close(descriptor)
+
+
+def _decode_with_opencv(data: bytes, header: Header) -> Pixels:
+    try:
+        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageError(f"the {header.format} cannot be decoded: {error.err}") from None
+    if pixels is None:
+        raise ImageError(
+            f"the {header.format} cannot be decoded: its data ({len(data)} bytes) is damaged, "
+            "truncated or of a kind that OpenCV does not read"
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def _check_size(header: Header, limits: DecodeLimits) -> None:
+    if header.stored is None or 0 in header.stored:
+        raise ImageError(
+            f"the {header.format} has no valid size in its header: it is damaged or truncated"
+        )
+    height, width = header.stored
+    if height * width > limits.max_pixels:
+        raise ImageError(
+            f"the {header.format} says it is {width}x{height}, {height * width} pixels; "
+            f"the limit (max_pixels) is {limits.max_pixels}"
+        )
+
+
+def _check_complete(data: bytes, header: Header) -> None:
+    """Refuse data that visibly misses its end, whatever the decoder would make of it."""
+    if header.format == "JPEG" and data.rfind(b"\xff\xd9") < max(header.scan, 2):
+        what = "it has no image data" if not header.scan else "the end marker is missing"
+        raise ImageError(f"the JPEG is truncated: {what} ({len(data)} bytes came)")
+    if header.format == "PNG" and data.rfind(b"IEND") < 0:
+        raise ImageError(f"the PNG is truncated: no IEND chunk ({len(data)} bytes came)")
+    if header.format == "WebP":
+        expected = int.from_bytes(data[4:8], "little") + 8
+        if len(data) < expected:
+            raise ImageError(f"the WebP is truncated: {len(data)} bytes came of {expected}")
+
+
+def _too_many_bytes(size: int, limits: DecodeLimits) -> str:
+    return f"the file has {size} bytes; the limit (max_bytes) is {limits.max_bytes}"
+
+
+def _unknown(data: bytes) -> str:
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return f"this is a GIF, which is not decoded as an image; expected {_KNOWN}"
+    return f"this is not an image: expected {_KNOWN}, but it starts with {data[:12]!r}"
+
+
+def _cannot_open(error: OSError | ValueError) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "there is no such file (or it vanished since it was listed)"
+    if isinstance(error, PermissionError):
+        return "permission denied: this user may not read the file"
+    if isinstance(error, OSError):
+        if error.errno == errno.ENXIO:
+            return "this is a device, pipe or socket, expected a regular file"
+        return f"the file cannot be opened: {error.strerror or error}"
+    return f"the path is not valid: {error}"

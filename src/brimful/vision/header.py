@@ -1,0 +1,203 @@
+"""Image headers: format, size and EXIF orientation from the first bytes, decoding nothing.
+
+Layouts: JPEG after ITU-T T.81, PNG after the W3C specification (`eXIf` from its third edition),
+WebP after Google's container specification and RFC 6386, BMP after Microsoft's BITMAPFILEHEADER,
+TIFF after TIFF 6.0 and BigTIFF, orientation after EXIF 2.32 (tag 0x0112).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+from brimful.spec import Size
+
+ImageFormat = Literal["JPEG", "PNG", "WebP", "BMP", "TIFF"]
+"""Formats that are decoded."""
+
+_ORIENTATION_TAG = 0x0112
+_WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_MAX_TIFF_TAGS = 4096
+# SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC), which share the range.
+_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of an image says.
+
+    Attributes:
+        format: The container.
+        stored: (height, width) as stored, before EXIF rotation; None when the header is damaged.
+        orientation: EXIF orientation, 1 to 8; 1 without a tag.
+        components: Colour components of a JPEG (1 gray, 3 colour, 4 CMYK), else 0.
+        scan: Offset where the first scan of a JPEG starts, else 0.
+    """
+
+    format: ImageFormat
+    stored: Size | None
+    orientation: int = 1
+    components: int = 0
+    scan: int = 0
+
+    @property
+    def size(self) -> Size | None:
+        """(height, width) after EXIF rotation."""
+        if self.stored is None or self.orientation < 5:
+            return self.stored
+        return self.stored[1], self.stored[0]
+
+
+def read_header(data: bytes) -> Header | None:
+    """Return the header of an encoded image, or None when it is none of the known formats.
+
+    A damaged header gives a Header without a size: no exception leaves this function.
+    """
+    try:
+        if data.startswith(b"\xff\xd8\xff"):
+            return _jpeg(data)
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _png(data)
+        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            return _webp(data)
+        if data.startswith(b"BM"):
+            return _bmp(data)
+        if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            return Header("TIFF", *_tiff(data))
+    except (struct.error, IndexError):  # the header is longer than the data
+        return Header(_format_of(data), None)
+    return None
+
+
+def read_size(data: bytes) -> Size | None:
+    """Return (height, width) after EXIF rotation, from the header alone.
+
+    Args:
+        data: The encoded image, or as much of its beginning as there is: a JPEG with a large
+            EXIF thumbnail may need 64 KiB and more.
+
+    Returns:
+        None when the format is unknown or the header is damaged.
+    """
+    header = read_header(data)
+    return None if header is None else header.size
+
+
+def _format_of(data: bytes) -> ImageFormat:
+    first: dict[bytes, ImageFormat] = {b"\xff\xd8": "JPEG", b"\x89P": "PNG", b"RI": "WebP"}
+    return first.get(data[:2], "BMP" if data[:2] == b"BM" else "TIFF")
+
+
+def _jpeg(data: bytes) -> Header:
+    size: Size | None = None
+    orientation, components, at, end = 1, 0, 2, len(data)
+    while at + 4 <= end:
+        if data[at] != 0xFF:  # libjpeg skips garbage between segments, so do we
+            at = data.find(b"\xff", at)
+            if at < 0:
+                break
+            continue
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker in _WITHOUT_LENGTH or marker == 0:
+            at += 2
+        elif marker == 0xD9:
+            break
+        elif marker == 0xDA:
+            return Header("JPEG", size, orientation, components, at)
+        else:
+            length = (data[at + 2] << 8) | data[at + 3]
+            if marker in _SOF and at + 10 <= end:
+                height, width = struct.unpack_from(">HH", data, at + 5)
+                size, components = (height, width), data[at + 9]
+            elif marker == 0xE1 and orientation == 1 and data[at + 4 : at + 10] == b"Exif\0\0":
+                orientation = _exif_orientation(data[at + 10 : at + 2 + length])
+            at += 2 + max(length, 2)
+    return Header("JPEG", size, orientation, components, 0)
+
+
+def _png(data: bytes) -> Header:
+    width, height = struct.unpack_from(">II", data, 16)
+    orientation, at = 1, 8
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        kind = data[at + 4 : at + 8]
+        if kind == b"eXIf":
+            orientation = _exif_orientation(data[at + 8 : at + 8 + length])
+            break
+        if kind == b"IEND":
+            break
+        at += 12 + length
+    return Header("PNG", (height, width), orientation)
+
+
+def _webp(data: bytes) -> Header:
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Header("WebP", (height & 0x3FFF, width & 0x3FFF))
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return Header("WebP", (((bits >> 14) & 0x3FFF) + 1, (bits & 0x3FFF) + 1))
+    if kind != b"VP8X":
+        return Header("WebP", None)
+    width = int.from_bytes(data[24:27], "little") + 1
+    height = int.from_bytes(data[27:30], "little") + 1
+    if len(data) < 30:
+        return Header("WebP", None)
+    orientation, at = 1, 12
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        if data[at : at + 4] == b"EXIF":
+            exif = data[at + 8 : at + 8 + length]
+            orientation = _exif_orientation(exif.removeprefix(b"Exif\0\0"))
+            break
+        at += 8 + length + (length & 1)
+    return Header("WebP", (height, width), orientation)
+
+
+def _bmp(data: bytes) -> Header:
+    (info,) = struct.unpack_from("<I", data, 14)
+    if info == 12:
+        width, height = struct.unpack_from("<HH", data, 18)
+    else:
+        width, height = struct.unpack_from("<ii", data, 18)
+    return Header("BMP", (abs(height), abs(width)))  # a negative height: rows from the top down
+
+
+def _tiff(data: bytes) -> tuple[Size | None, int]:
+    """Return the stored size and the orientation from the first directory of a TIFF structure."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    entry_size, value_at, count_format, offset_format = (
+        (20, 12, "Q", "Q") if big else (12, 8, "H", "I")
+    )
+    (at,) = struct.unpack_from(order + offset_format, data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + count_format, data, at)
+    at += struct.calcsize(order + count_format)
+    values: dict[int, int] = {}
+    for entry in range(at, at + entry_size * min(count, _MAX_TIFF_TAGS), entry_size):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        if tag == _ORIENTATION_TAG:  # a SHORT; OpenCV reads one whatever type the entry claims
+            (values[tag],) = struct.unpack_from(order + "H", data, entry + value_at)
+        elif tag in (_WIDTH_TAG, _HEIGHT_TAG) and kind in _TIFF_TYPES:
+            (values[tag],) = struct.unpack_from(order + _TIFF_TYPES[kind], data, entry + value_at)
+    orientation = values.get(_ORIENTATION_TAG, 1)
+    if _WIDTH_TAG not in values or _HEIGHT_TAG not in values:
+        size = None
+    else:
+        size = values[_HEIGHT_TAG], values[_WIDTH_TAG]
+    return size, orientation if 1 <= orientation <= 8 else 1
+
+
+def _exif_orientation(exif: bytes) -> int:
+    if exif[:2] not in (b"II", b"MM"):
+        return 1
+    try:
+        return _tiff(exif)[1]
+    except struct.error:
+        return 1

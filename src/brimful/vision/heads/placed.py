@@ -1,0 +1,26 @@
+"""Placed: an image on its canvas, as far as its result needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from brimful.vision.geometry import Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An image of a batch: who it is and where it lies on its canvas.
+
+    Attributes:
+        key: The image's key, as results carry it.
+        index: Position of the image in its source.
+        frame: Frame number within a video, else None.
+        pts_ms: Presentation time of the frame in milliseconds, else None.
+        geometry: Where the image lies on its canvas.
+    """
+
+    key: str
+    index: int
+    frame: int | None
+    pts_ms: float | None
+    geometry: Geometry

@@ -1,0 +1,84 @@
+"""Postprocess: the outputs of a forward to the Detections of each image, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from brimful.detections import Detections, FloatArray
+from brimful.errors import ModelError, UsageError
+from brimful.spec import Head, ModelSpec, Task
+from brimful.vision.heads.classify import classify
+from brimful.vision.heads.config import PostprocessConfig
+from brimful.vision.heads.detect import detect
+from brimful.vision.heads.obb import obb
+from brimful.vision.heads.placed import Placed
+from brimful.vision.heads.pose import pose
+from brimful.vision.heads.rows import Rows
+from brimful.vision.heads.segment import segment
+from brimful.vision.heads.select import select_nms_free, select_raw, select_yolov5
+
+__all__ = ["Placed", "Postprocess", "PostprocessConfig", "build_postprocess"]
+
+Postprocess = Callable[[Sequence[FloatArray], Sequence[Placed]], list[Detections]]
+"""Turns outputs (float32, first axis at least the number of images) and the images of the batch
+into their Detections, in order. Results never refer to the outputs' memory."""
+
+Select = Callable[[FloatArray, int, ModelSpec, PostprocessConfig], Rows]
+Finish = Callable[[Rows, Sequence[FloatArray], Sequence[Placed], ModelSpec], list[Detections]]
+
+SELECT: dict[Head, Select] = {
+    "nms_free": select_nms_free,
+    "raw": select_raw,
+    "yolov5": select_yolov5,
+}
+FINISH: dict[Task, Finish] = {
+    "detect": detect,
+    "segment": segment,
+    "pose": pose,
+    "obb": obb,
+}
+
+
+def build_postprocess(spec: ModelSpec, config: PostprocessConfig) -> Postprocess:
+    """Return the postprocess of a model.
+
+    Raises:
+        UsageError: `config.classes` names a class that the model does not have.
+        ModelError: The head does not belong to the task. The postprocess itself raises it when
+            an output has not the shape that `spec` says.
+    """
+    if config.classes is not None and any(c >= spec.classes for c in config.classes):
+        raise UsageError(
+            f"classes has {max(config.classes)}, but the model has {spec.classes} classes, "
+            f"0 to {spec.classes - 1}"
+        )
+    if (spec.task == "classify") != (spec.head == "classify"):
+        raise ModelError(f"a {spec.task} model cannot have a {spec.head} head")
+
+    def check(outputs: Sequence[FloatArray], placed: Sequence[Placed]) -> None:
+        dimensions = 2 if spec.task == "classify" else 3
+        if not outputs or outputs[0].ndim != dimensions or len(outputs[0]) < len(placed):
+            got = ", ".join(str(o.shape) for o in outputs) or "none"
+            raise ModelError(
+                f"expected a first output of {dimensions} dimensions for at least "
+                f"{len(placed)} images, got {got}"
+            )
+
+    if spec.task == "classify":
+
+        def classified(outputs: Sequence[FloatArray], placed: Sequence[Placed]) -> list[Detections]:
+            check(outputs, placed)
+            return classify(outputs, placed, spec) if placed else []
+
+        return classified
+
+    select, finish = SELECT[spec.head], FINISH[spec.task]
+
+    def postprocess(outputs: Sequence[FloatArray], placed: Sequence[Placed]) -> list[Detections]:
+        check(outputs, placed)
+        if not placed:
+            return []
+        rows = select(outputs[0], len(placed), spec, config)
+        return finish(rows, outputs, placed, spec)
+
+    return postprocess
