@@ -7,6 +7,7 @@ import time
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -21,8 +22,10 @@ from brimful.engine.work import Work
 from brimful.errors import BrimfulError, EngineStoppedError
 from brimful.runtimes.runtime import Runtime
 from brimful.runtimes.threads import available_cpus
-from brimful.sources.image import SourceImage
+from brimful.sources.image import Pixels, SourceImage
+from brimful.sources.memory import MemorySource
 from brimful.sources.open_source import open_source
+from brimful.sources.source import Source
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.postprocess import build_postprocess
@@ -85,7 +88,7 @@ class Engine:
         """Close the engine."""
         self.close()
 
-    def predict(self, source: object, **nothing: None) -> Iterator[Detections]:
+    def predict(self, source: object) -> Iterator[Detections]:
         """Run every image of a source; see `stream` for what a source may be.
 
         Yields:
@@ -108,7 +111,7 @@ class Engine:
             UsageError: There is no such source, or nothing in it.
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
-        images = source if _is_source(source) else open_source(source)
+        images = source if isinstance(source, Source) else open_source(source)
         window = self.config.queue + 2 * self.runtime.max_batch * self._slots
         stream = ResultStream(window, self.config.queue_bytes)
         feeder = threading.Thread(
@@ -157,7 +160,10 @@ class Engine:
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
         future: Future[Detections] = Future()
-        payload = image if isinstance(image, np.ndarray | bytes) else _path(image)
+        if isinstance(image, str | Path):
+            payload: Path | bytes | Pixels | Exception = Path(image)
+        else:
+            payload = next(iter(MemorySource([image]))).payload
 
         def settle(result: Detections | None, error: Exception | None) -> None:
             if not future.set_running_or_notify_cancel():

@@ -51,20 +51,26 @@ class StageStats:
         with self._lock:
             return dict(sorted(self._batches.items()))
 
+    def reset(self) -> None:
+        """Forget everything and start the clock anew."""
+        with self._lock:
+            self._seconds = dict.fromkeys(STAGES, 0.0)
+            self._batches = {}
+            self.started = time.perf_counter()
+
     def use(self, workers: dict[str, int]) -> list[StageUse]:
         """Return every stage's use since the start.
 
         Args:
-            workers: Workers of each stage.
+            workers: Workers of each stage that has more than one.
         """
         elapsed = max(time.perf_counter() - self.started, 1e-9)
         with self._lock:
             seconds = dict(self._seconds)
         return [
-            StageUse(
-                name, seconds[name], workers[name], seconds[name] / (workers[name] * elapsed)
-            )
-            for name in STAGES
+            StageUse(name, spent, count, spent / (count * elapsed))
+            for name, spent in seconds.items()
+            for count in (workers.get(name, 1),)
         ]
 
 

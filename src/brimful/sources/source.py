@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from brimful.sources.image import SourceImage
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where images come from.
 

@@ -64,9 +64,11 @@ def encode_rle(inside: NDArray[np.bool_], left: int, top: int, size: Size) -> di
         size: (height, width) of the image.
     """
     height, width = size
-    edges = np.zeros((inside.shape[0], inside.shape[1] + 2), np.int8)
-    edges[:, 1:-1] = inside
-    column, row = np.nonzero(np.diff(edges, axis=1))
+    # the columns one after the other, a zero after each and before the first
+    step = inside.shape[1] + 1
+    flat = np.zeros(inside.shape[0] * step + 1, np.bool_)
+    flat[1:].reshape(-1, step)[:, :-1] = inside
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), step)
     changes = (column + left) * height + row + top  # starts and ends of runs in turn
     # a run that fills a column to its end goes on where the next column starts
     joined = np.flatnonzero(changes[1:-1:2] == changes[2::2])

@@ -1,0 +1,101 @@
+"""load: from a model file to a running engine, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from brimful.engine.config import EngineConfig
+from brimful.engine.engine import Engine
+from brimful.models.model import ModelOptions, open_model
+from brimful.models.signature import SpecOverrides
+from brimful.runtimes.registry import load_runtime
+from brimful.runtimes.runtime import Precision, RuntimeOptions
+from brimful.spec import Task
+from brimful.vision.decode import DecodeLimits
+from brimful.vision.postprocess import PostprocessConfig
+
+
+def load(
+    model: str | Path | None,
+    *,
+    runtime: str = "auto",
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    batch: int | None = None,
+    imgsz: int | tuple[int, int] | None = None,
+    canvas: str = "auto",
+    conf: float = 0.25,
+    iou: float = 0.7,
+    max_det: int = 300,
+    classes: Sequence[int] | None = None,
+    agnostic_nms: bool = False,
+    multi_label: bool = False,
+    nms: bool | None = None,
+    task: Task | None = None,
+    names: Sequence[str] | None = None,
+    trust_model: bool = False,
+    threads: int | None = None,
+    workers: int | None = None,
+    limits: DecodeLimits | None = None,
+) -> Engine:
+    """Load a model and start an engine on it.
+
+    Args:
+        model: A `.pt`, `.onnx` or `.torchscript` file, or an OpenVINO folder; None only with the
+            `debug` runtime.
+        runtime: `auto` for the fastest installed, or a name of `brimful.runtimes.registry`.
+        device: `cpu`, `cuda` or `cuda:INDEX`.
+        precision: `fp32`, `bf16` or `fp16`.
+        batch: Images a forward takes at most; None lets the runtime choose.
+        imgsz: Side of the full canvas, or (height, width); None is the model's own.
+        canvas: `auto`, `square`, `exact` or `HxW`.
+        conf: Confidence that a detection must be above.
+        iou: Largest overlap of two boxes of a class that both stay.
+        max_det: Most detections per image.
+        classes: Class ids to report, None for all.
+        agnostic_nms: Boxes suppress each other across classes.
+        multi_label: Report a box once for every class above `conf`, as mAP is evaluated.
+        nms: Head of a `.pt`: True the one that needs NMS, False the NMS-free one, None the
+            NMS-free one where the model has it.
+        task: What the model predicts, for a file that does not say.
+        names: Class names, for a file that does not say.
+        trust_model: Read a `.pt` with the ordinary unpickler, which may run code from the file.
+        threads: CPU threads of the forward; None takes every CPU of this process.
+        workers: Decode threads.
+        limits: How large an image may be.
+
+    Returns:
+        A running engine. Close it, or use it in a `with` statement.
+
+    Raises:
+        BrimfulError: With what was expected, what came, and what to do.
+    """
+    postprocess = PostprocessConfig(
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        classes=None if classes is None else tuple(classes),
+        agnostic_nms=agnostic_nms,
+        multi_label=multi_label,
+    )
+    config = EngineConfig(
+        postprocess=postprocess,
+        canvas=canvas,
+        imgsz=imgsz,
+        limits=limits or DecodeLimits(),
+        workers=workers,
+    )
+    overrides = SpecOverrides(task=task, names=None if names is None else tuple(names))
+    options = ModelOptions(overrides=overrides, nms=nms, trust=trust_model, max_det=max_det)
+    opened = None if model is None else open_model(model, options)
+    loaded = load_runtime(
+        runtime,
+        opened,
+        RuntimeOptions(device=device, precision=precision, threads=threads, max_batch=batch),
+    )
+    try:
+        return Engine(loaded, config)
+    except BaseException:
+        loaded.close()
+        raise
