@@ -77,3 +77,9 @@ class EngineStoppedError(BrimfulError):
     """The engine was closed, or one of its stages died, while this work was in flight."""
 
     http_status = 503
+
+
+class InterruptedJobError(BrimfulError):
+    """Somebody stopped the job; it can go on."""
+
+    exit_code = 130

@@ -177,9 +177,7 @@ class Engine:
         if deadline_ms is not None:
             work.deadline = time.monotonic() + deadline_ms / 1000
         if not self._pipeline.admit(work, wait=wait):
-            raise QueueFullError(
-                f"{self.config.queue} images are waiting already; try again later"
-            )
+            raise QueueFullError(f"{self.config.queue} images are waiting already; try again later")
         return future
 
     def warm_up(self, canvases: Iterable[Size] | None = None) -> list[Size]:

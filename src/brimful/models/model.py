@@ -11,7 +11,6 @@ from brimful.errors import ModelError
 from brimful.extras import installed_version
 from brimful.models.artifact import artifact, digest_of
 from brimful.models.signature import SpecOverrides
-from brimful.spec import ModelSpec
 
 Format = Literal["pt", "onnx", "openvino", "torchscript"]
 """What kind of file a model is."""

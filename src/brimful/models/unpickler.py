@@ -163,7 +163,7 @@ def _refused(module: str, name: str) -> ModelError:
     )
 
 
-class restricted_pickle:  # noqa: N801 - stands in for the module `pickle`
+class restricted_pickle:
     """The part of the `pickle` module's interface that `torch.load` uses."""
 
     Unpickler = RestrictedUnpickler

@@ -1,0 +1,98 @@
+"""Values of options that need reading: names, classes, failures, sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from brimful.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLimit:
+    """How many inputs may fail.
+
+    Attributes:
+        count: At most so many, or None.
+        percent: At most this share of all, or None.
+    """
+
+    count: int | None = None
+    percent: float | None = None
+
+    def exceeded(self, failures: int, images: int) -> bool:
+        """Whether more failed than allowed, at the end of a job."""
+        if self.percent is not None:
+            return failures > images * self.percent / 100
+        return failures > (self.count or 0)
+
+    def hopeless(self, failures: int) -> bool:
+        """Whether the limit is exceeded whatever follows, so that the job may stop."""
+        return self.count is not None and failures > self.count
+
+
+def parse_failures(text: str | None) -> FailureLimit:
+    """Read `--max-failures`: a number, or a percentage such as `5%`."""
+    if text is None:
+        return FailureLimit()
+    try:
+        if text.endswith("%"):
+            percent = float(text[:-1])
+            if 0 <= percent <= 100:
+                return FailureLimit(percent=percent)
+        elif int(text) >= 0:
+            return FailureLimit(count=int(text))
+    except ValueError:
+        pass
+    raise UsageError(
+        f"--max-failures {text!r}: expected a number such as 10, or a share such as 5%"
+    )
+
+
+def parse_names(text: str | None) -> tuple[str, ...] | None:
+    """Read `--names`: a comma-separated list, or a file with one name a line."""
+    if text is None:
+        return None
+    path = Path(text)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise UsageError(f"--names {text!r} holds no name; give bolt,nut or a file of names")
+    return names
+
+
+def parse_classes(text: str | None) -> tuple[int, ...] | None:
+    """Read `--classes`: class ids such as `0,2` or `[0, 2]`."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.strip("[]() ").split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"--classes {text!r}: expected class ids such as 0,2,5") from None
+
+
+def parse_imgsz(text: str | None) -> int | tuple[int, int] | None:
+    """Read `--imgsz`: one side, or height and width such as `480,640`."""
+    if text is None:
+        return None
+    try:
+        sides = [int(part) for part in text.strip("[]() ").replace("x", ",").split(",")]
+    except ValueError:
+        sides = []
+    if len(sides) == 1 and sides[0] > 0:
+        return sides[0]
+    if len(sides) == 2 and min(sides) > 0:
+        return sides[0], sides[1]
+    raise UsageError(f"--imgsz {text!r}: expected a side such as 640, or height,width: 480,640")
+
+
+def parse_switch(text: str | None, option: str) -> bool | None:
+    """Read an option that is true, false or left to the default."""
+    if text is None:
+        return None
+    value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(
+        text.lower()
+    )
+    if value is None:
+        raise UsageError(f"{option} {text!r}: expected true or false")
+    return value

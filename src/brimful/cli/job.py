@@ -1,0 +1,122 @@
+"""run_job: an engine, a source and a sink, from start to summary; what every verb that predicts shares."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from brimful.cli.choices import FailureLimit
+from brimful.cli.progress import JobProgress
+from brimful.cli.summary import print_summary
+from brimful.engine.engine import Engine
+from brimful.errors import InterruptedJobError, TooManyFailuresError
+from brimful.sinks.sink import Sink
+from brimful.sources.source import Source
+
+
+def run_job(
+    engine: Engine,
+    images: Source,
+    sink: Sink,
+    limit: FailureLimit,
+    *,
+    output: Path | None,
+    quiet: bool,
+) -> None:
+    """Run a job to its end, its interruption or its failure limit.
+
+    Args:
+        engine: What detects.
+        images: Where images come from; closed at the end.
+        sink: Where detections go; finished or abandoned at the end.
+        limit: Failures allowed.
+        output: The sink's output, for messages.
+        quiet: Show neither progress nor summary.
+
+    Raises:
+        TooManyFailuresError: More images failed than allowed.
+        InterruptedJobError: Ctrl-C or SIGTERM; what was done is kept for --resume.
+    """
+    console = Console(stderr=True)
+    total = _length(images)
+    if total is not None:
+        total = max(0, total - len(sink.done))
+    if not quiet and len(sink.done):
+        console.print(f"resuming: {len(sink.done):,} images are done already", highlight=False)
+    count = failures = found = 0
+    engine.reset_stats()
+    started = time.perf_counter()
+    try:
+        with _interruptible(), JobProgress(total, quiet=quiet, console=console) as progress:
+            for results in engine.stream(images):
+                sink.write(results)
+                bad = sum(1 for result in results if result.error is not None)
+                count += len(results)
+                failures += bad
+                found += sum(len(result) for result in results)
+                progress.advance(len(results), bad)
+                if limit.hopeless(failures):
+                    raise TooManyFailuresError(
+                        f"{failures} of {count} images failed, more than --max-failures allows; "
+                        "the rows with an error say why. Go on with a higher limit and --resume"
+                    )
+        seconds = time.perf_counter() - started
+        report = engine.report()
+        sink.finish()
+    except KeyboardInterrupt:
+        sink.abandon()
+        hint = "; go on with the same command and --resume" if output else ""
+        raise InterruptedJobError(f"interrupted after {count:,} images{hint}") from None
+    except BaseException:
+        sink.abandon()
+        raise
+    if not quiet:
+        print_summary(
+            console,
+            images=count,
+            failures=failures,
+            detections=found,
+            seconds=seconds,
+            report=report,
+            engine=engine.describe(),
+            output=str(output) if output else None,
+        )
+    if limit.exceeded(failures, count):
+        raise TooManyFailuresError(
+            f"{failures} of {count} images failed, more than allowed; the rows with an error say "
+            "why. Allow it with --max-failures, as a number or a share such as 5%"
+        )
+
+
+def _length(images: Source) -> int | None:
+    try:
+        return len(images)
+    except TypeError:
+        return None
+
+
+def quiet_libraries() -> None:
+    """Keep OpenCV to one thread a call: the engine's workers are the parallelism."""
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM end the job as Ctrl-C does: flushed and resumable."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,71 @@
+"""The entry point: one command group, a file per verb, errors turned into exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from brimful.cli.arguments import known_options, normalise
+from brimful.cli.demo import demo
+from brimful.cli.info import info
+from brimful.cli.predict import predict
+from brimful.errors import BrimfulError
+
+INTERRUPTED = 130
+
+
+@click.group(
+    help="Keeps the accelerator filled to the brim: YOLO models, images in, detections out. "
+    "Options may be written --imgsz 640 or imgsz=640.",
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="brimful", prog_name="brimful")
+def root() -> None:
+    """Hold the verbs."""
+
+
+root.add_command(predict)
+root.add_command(demo)
+root.add_command(info)
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        arguments: Without the program's name.
+    """
+    # The decoders print their own complaints; a bad file gets an error row instead.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    try:
+        result = root.main(normalise(arguments), prog_name="brimful", standalone_mode=False)
+    except click.NoSuchOption as error:
+        verb = error.ctx.command if error.ctx else root
+        _complain(f"there is no option {error.option_name}", known_options(verb))
+        return 2
+    except click.UsageError as error:
+        verb = error.ctx.command if error.ctx else root
+        _complain(error.format_message(), known_options(verb))
+        return 2
+    except click.Abort:
+        return INTERRUPTED
+    except BrimfulError as error:
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:  # `brimful predict ... | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str, hint: str | None = None) -> None:
+    print(f"brimful: {message}", file=sys.stderr)
+    if hint:
+        print(hint, file=sys.stderr)

@@ -1,0 +1,160 @@
+"""`brimful predict`: a model and images, videos or lists of them, to detections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from brimful.cli.choices import (
+    parse_classes,
+    parse_failures,
+    parse_imgsz,
+    parse_names,
+    parse_switch,
+)
+from brimful.cli.job import quiet_libraries, run_job
+from brimful.demo.model import resolve_model
+from brimful.load import load
+from brimful.models.artifact import digest_of
+from brimful.runtimes.registry import NAMES
+from brimful.runtimes.runtime import PRECISIONS, Precision
+from brimful.sinks.open_sink import open_sink
+from brimful.sinks.output import FORMATS
+from brimful.sources.open_source import open_source
+from brimful.spec import TASKS, Task
+from brimful.vision.decode import DecodeLimits
+
+FAILURES = (
+    "Failures allowed, as a number (the job stops once it is exceeded) or a share such as 5%. "
+    "By default the job runs to its end and exits with 3 if anything failed."
+)
+
+
+@click.command()
+@click.option("--model", help="A .pt, .onnx or .torchscript, an OpenVINO folder, or `demo`.")
+@click.option(
+    "--source", required=True, help="Image, folder, glob with **, .txt list, video, or -."
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Default: JSON lines on stdout.")
+@click.option("--format", type=click.Choice(FORMATS), help="Default: by the output's suffix.")
+@click.option("--imgsz", help="Side of the full canvas, or height,width. Default: the model's.")
+@click.option("--canvas", default="auto", help="auto, square, exact or HxW.")
+@click.option("--conf", default=0.25, help="Confidence a detection must be above.")
+@click.option("--iou", default=0.7, help="Overlap above which NMS drops a box.")
+@click.option("--max-det", default=300, help="Most detections per image.")
+@click.option("--classes", help="Class ids to keep, such as 0,2.")
+@click.option("--agnostic-nms/--no-agnostic-nms", help="NMS across classes.")
+@click.option(
+    "--nms", help="Head of a .pt: false NMS-free, true with NMS. Default: NMS-free if any."
+)
+@click.option("--runtime", type=click.Choice(("auto", *NAMES)), default="auto")
+@click.option("--device", default="cpu", help="cpu, cuda or cuda:INDEX.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32")
+@click.option("--half/--no-half", help="The same as precision=fp16.")
+@click.option("--batch", type=int, help="Most images in a forward. Default: the runtime's choice.")
+@click.option("--threads", type=int, help="CPU threads of the model. Default: all.")
+@click.option("--workers", type=int, help="Decode threads. Default: one per CPU, at most 8.")
+@click.option("--vid-stride", default=1, help="Every how many-th frame of a video.")
+@click.option("--task", type=click.Choice(TASKS), help="For a model that does not say.")
+@click.option("--names", help="Class names, a,b,c or a file, for a model that does not say.")
+@click.option("--trust-model", is_flag=True, help="Read a .pt that may run code of its own.")
+@click.option("--max-failures", help=FAILURES)
+@click.option("--max-pixels", default=200_000_000, help="Largest image, in pixels.")
+@click.option("--max-bytes", default=512 * 2**20, help="Largest image file, in bytes.")
+@click.option("--resume/--no-resume", help="Go on with an interrupted job.")
+@click.option("--overwrite/--no-overwrite", help="Replace an existing output.")
+@click.option("--quiet/--no-quiet", help="No progress and no summary.")
+def predict(
+    *,
+    model: str | None,
+    source: str,
+    output: Path | None,
+    format: str | None,
+    imgsz: str | None,
+    canvas: str,
+    conf: float,
+    iou: float,
+    max_det: int,
+    classes: str | None,
+    agnostic_nms: bool,
+    nms: str | None,
+    runtime: str,
+    device: str,
+    precision: Precision,
+    half: bool,
+    batch: int | None,
+    threads: int | None,
+    workers: int | None,
+    vid_stride: int,
+    task: Task | None,
+    names: str | None,
+    trust_model: bool,
+    max_failures: str | None,
+    max_pixels: int,
+    max_bytes: int,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Run a model on images and write the detections.
+
+    Exit codes: 0 done, 2 wrong usage, 3 more inputs failed than allowed, 4 model, 130 interrupted
+    (go on with --resume).
+    """
+    limit = parse_failures(max_failures)
+    chosen = resolve_model(model)
+    quiet_libraries()
+    engine = load(
+        chosen,
+        runtime=runtime,
+        device=device,
+        precision="fp16" if half else precision,
+        batch=batch,
+        imgsz=parse_imgsz(imgsz),
+        canvas=canvas,
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        classes=parse_classes(classes),
+        agnostic_nms=agnostic_nms,
+        nms=parse_switch(nms, "--nms"),
+        task=task,
+        names=parse_names(names),
+        trust_model=trust_model,
+        threads=threads,
+        workers=workers,
+        limits=DecodeLimits(max_pixels=max_pixels, max_bytes=max_bytes),
+    )
+    with engine:
+        job = {
+            "model": None if chosen is None else digest_of(Path(chosen)),
+            "source": source,
+            "vid_stride": vid_stride,
+            "conf": conf,
+            "iou": iou,
+            "max_det": max_det,
+            "classes": classes,
+            "agnostic_nms": agnostic_nms,
+            "nms": nms,
+            "imgsz": imgsz,
+            "canvas": canvas,
+            "precision": precision,
+            "half": half,
+            "runtime": engine.runtime.name,
+        }
+        sink = open_sink(
+            output,
+            format,
+            job=job,
+            names=engine.spec.names,
+            task=engine.spec.task,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        try:
+            images = open_source(source, vid_stride=vid_stride, done=sink.done)
+        except BaseException:
+            sink.abandon()
+            raise
+        run_job(engine, images, sink, limit, output=output, quiet=quiet)

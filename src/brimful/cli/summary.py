@@ -1,0 +1,65 @@
+"""The summary at the end of a job: what was done, how fast, and what limits."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from brimful.engine.engine import EngineReport
+
+ADVICE = {
+    "source": "listing or reading the source is the limit; a local disk or fewer, larger files help",
+    "decode": "decoding is the limit; more workers or smaller files help",
+    "preprocess": "letterboxing is the limit; more workers help",
+    "forward": "the model is the limit, as it should be; a lower precision, a smaller model or a "
+    "faster device help",
+    "postprocess": "postprocess is the limit; a higher conf or a lower max_det help",
+    "sink": "writing results is the limit; a faster disk or a leaner format helps",
+}
+
+
+def print_summary(
+    console: Console,
+    *,
+    images: int,
+    failures: int,
+    detections: int,
+    seconds: float,
+    report: EngineReport,
+    engine: dict[str, str | int],
+    output: str | None,
+) -> None:
+    """Print a job's summary.
+
+    Args:
+        console: Where to.
+        images: Images done, failures among them.
+        failures: Images with an error.
+        detections: Detections found.
+        seconds: Wall-clock time of the job, without loading the model.
+        report: How the stages spent it.
+        engine: What the engine says of itself.
+        output: Where the detections went.
+    """
+    rate = images / seconds if seconds else 0.0
+    failed = f", [red]{failures:,} failed[/]" if failures else ""
+    console.print(
+        f"[bold]{images:,} images[/]{failed}, {detections:,} detections in {seconds:.1f} s: "
+        f"[bold]{rate:,.1f} img/s[/]",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("stage", "busy", "workers", "ms/image"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for use in report.stages:
+        mark = "bold" if use.name == report.limits.name else ""
+        per_image = f"{1000 * use.seconds / images:.2f}" if images else "-"
+        table.add_row(use.name, f"{use.busy:.0%}", str(use.workers), per_image, style=mark)
+    console.print(table)
+    batches = ", ".join(f"{size}: {count:,}" for size, count in report.batches.items())
+    facts = ", ".join(f"{key} {value}" for key, value in engine.items())
+    console.print(f"[dim]{facts}; forwards by batch size: {batches or 'none'}[/]", highlight=False)
+    if images > failures:
+        console.print(f"{report.limits.name} limits: {ADVICE[report.limits.name]}", highlight=False)
+    if output:
+        console.print(f"detections: {output}", highlight=False)
