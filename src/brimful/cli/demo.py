@@ -19,6 +19,7 @@ from brimful.runtimes.threads import available_cpus
 from brimful.sinks.journal import read_rows
 from brimful.sinks.open_sink import open_sink
 from brimful.sources.open_source import open_source
+from brimful.vision.decode import decode
 
 PREVIEW = 12
 
@@ -70,7 +71,7 @@ def _preview(images: Path, detections: Path, preview: Path) -> None:
 
     rows = islice(read_rows(detections), PREVIEW)
     found = [from_record(row, task="detect", names=CLASSES) for row in rows]
-    pictures = [(cv2.imread(str(images / result.image)), result) for result in found]
+    pictures = [(decode(images / result.image), result) for result in found]
     sheet = contact_sheet(pictures, columns=4)
     if not cv2.imwrite(str(preview), sheet):
         raise UsageError(f"{preview} cannot be written")

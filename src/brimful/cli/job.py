@@ -1,4 +1,4 @@
-"""run_job: an engine, a source and a sink, from start to summary; what every verb that predicts shares."""
+"""run_job: an engine, a source and a sink, from start to summary."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from brimful.engine.engine import EngineReport
 
 ADVICE = {
-    "source": "listing or reading the source is the limit; a local disk or fewer, larger files help",
+    "source": "listing or reading the source is the limit; a local disk or larger files help",
     "decode": "decoding is the limit; more workers or smaller files help",
     "preprocess": "letterboxing is the limit; more workers help",
     "forward": "the model is the limit, as it should be; a lower precision, a smaller model or a "

@@ -10,6 +10,7 @@ fails with that error: no result is without an owner.
 
 from __future__ import annotations
 
+import functools
 import queue
 import threading
 import time
@@ -281,9 +282,8 @@ class Pipeline:
                 self._slot_freed.notify_all()  # their canvases may open new batches
         for flight in flights:
             self._stats.count_batch(len(flight.batch.members))
-            self._runtime.submit(
-                flight.slot, len(flight.batch.members), lambda o, e, f=flight: self._landed(f, o, e)
-            )
+            landed = functools.partial(self._landed, flight)
+            self._runtime.submit(flight.slot, len(flight.batch.members), landed)
 
     def _landed(
         self, flight: _Flight, outputs: Outputs | None, error: BaseException | None

@@ -56,6 +56,6 @@ def _checked(pixels: NDArray[Any]) -> Pixels:
     shape = pixels.shape
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and shape[2] not in (1, 3)) or 0 in shape:
         raise ImageError(
-            f"expected pixels of shape (height, width, 3) in BGR or (height, width) gray, got {shape}"
+            f"expected pixels (height, width, 3) in BGR or (height, width) gray, got {shape}"
         )
     return pixels

@@ -71,7 +71,7 @@ def write_onnx(checkpoint: Checkpoint, output: Path, *, half_weights: bool = Fal
     # Batch 2 and unequal sides: a tracer cannot mistake them for each other or for constants.
     height, width = (224, 224) if spec.task == "classify" else (spec.stride * 8, spec.stride * 10)
     example = torch.zeros(2, spec.channels, height, width)
-    buffer = io.BytesIO()
+    buffer: Any = io.BytesIO()
     try:
         with _quiet(), torch.inference_mode():
             torch.onnx.export(

@@ -80,10 +80,11 @@ _VALUES = {"torch"}
 """Modules whose dtypes, layouts, memory formats and storage classes may be named."""
 
 
-class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class RestrictedUnpickler(pickle._Unpickler):
     """An Unpickler for YOLO checkpoints; `torch.load` takes it as its pickle module's."""
 
-    dispatch = pickle._Unpickler.dispatch.copy()  # type: ignore[attr-defined]
+    dispatch = pickle._Unpickler.dispatch.copy()
+    stack: list[Any]
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a class or function that checkpoints are made of, or refuse it by name."""
@@ -109,15 +110,15 @@ class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def load_reduce(self) -> None:
         """Call a function of the allowed few (opcode REDUCE)."""
-        self._check_call(self.stack[-2])  # type: ignore[has-type]
+        self._check_call(self.stack[-2])
         pickle._Unpickler.load_reduce(self)  # type: ignore[attr-defined]
 
-    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.REDUCE[0]] = load_reduce  # type: ignore[assignment]
 
     def _instantiate(self, klass: Any, args: Any) -> None:
         """Opcodes OBJ and INST call a class with arguments from the file."""
         self._check_call(klass)
-        super()._instantiate(klass, args)
+        super()._instantiate(klass, args)  # type: ignore[misc]
 
     def _check_call(self, function: Callable[..., Any]) -> None:
         module = getattr(function, "__module__", "?")
@@ -158,8 +159,8 @@ def _is_torch_value(found: Any) -> bool:
 
 def _refused(module: str, name: str) -> ModelError:
     return ModelError(
-        f"the checkpoint asks for {module}.{name}, which no YOLO checkpoint needs; reading it could "
-        "run code from the file. If you trust whoever made it, add --trust-model"
+        f"the checkpoint asks for {module}.{name}, which no YOLO checkpoint needs; reading it "
+        "could run code from the file. If you trust whoever made it, add --trust-model"
     )
 
 
@@ -193,9 +194,9 @@ def refuse_planted_callables(network: Any) -> None:
             planted = _planted(value, torch)
             if planted is not None:
                 raise ModelError(
-                    f"the checkpoint's layer {path or 'model'!r} holds {planted!r} in its attribute "
-                    f"{attribute!r}, where no YOLO checkpoint has code. If you trust whoever made it, "
-                    "add --trust-model"
+                    f"the checkpoint's layer {path or 'model'!r} holds {planted!r} in its "
+                    f"attribute {attribute!r}, where no YOLO checkpoint has code. If you trust "
+                    "whoever made it, add --trust-model"
                 )
 
 
