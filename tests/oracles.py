@@ -201,7 +201,7 @@ class PairingReport:
         ours: Detections of ours.
         paired: Reference detections with a partner of ours that agrees in everything.
         extra_above: Detections of ours without any partner and a confidence above the limit.
-        worst_iou: Lowest box IoU (obb: probiou) among partners.
+        worst_iou: Lowest box IoU (obb: or probiou) among partners.
         worst_score: Largest difference of confidence (classify: of a probability).
         worst_mask_iou: Lowest mask IoU among partners.
         worst_keypoint_px: Largest distance of a keypoint among partners, in pixels.
@@ -244,7 +244,7 @@ def pair_detections(
     Args:
         ours: Results to judge.
         reference: Results to judge by, of the same images in the same order.
-        iou: Least box IoU (obb: probiou) of a pair.
+        iou: Least box IoU (obb: and probiou) of a pair.
         score: Largest difference of confidence of a pair.
         mask_iou: Least mask IoU of a pair.
         keypoint_px: Largest distance of two keypoints of a pair, in pixels.
@@ -334,17 +334,18 @@ def _as_detections(result: Any, index: int, task: str) -> Detections:
 
 
 def _similarity(left: Detections, right: Detections) -> np.ndarray:
-    """Return the box IoU (obb: probiou) of all pairs."""
+    """Return the box IoU of all pairs (obb: the lower of that of the bounds and probiou)."""
     import torch
     from torchvision.ops import box_iou
     from ultralytics.utils.metrics import batch_probiou
 
-    if left.obb is not None and right.obb is not None:
-        return batch_probiou(left.obb, right.obb).numpy().copy()
     # a box of no area, clipped away at the border, is the same as itself
     same = np.abs(left.boxes[:, None] - right.boxes[None]).max(axis=-1) < 0.01
     found = box_iou(torch.tensor(left.boxes), torch.tensor(right.boxes)).numpy()
-    return np.where(same, 1.0, found)
+    found = np.where(same, 1.0, found)
+    if left.obb is not None and right.obb is not None:
+        found = np.minimum(found, batch_probiou(left.obb, right.obb).numpy())
+    return found
 
 
 def _mask_iou(left: Detections, i: int, right: Detections, j: int) -> float:

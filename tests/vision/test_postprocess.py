@@ -4,6 +4,7 @@ import pytest
 from brimful.errors import ModelError, UsageError
 from brimful.spec import ModelSpec
 from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.heads.obb import polygons
 from brimful.vision.postprocess import Placed, PostprocessConfig, build_postprocess
 
 NC = 4
@@ -234,6 +235,14 @@ def test_values_that_are_not_numbers_are_no_detections(head):
     assert len(found) > 10
     assert np.isfinite(found.boxes).all()
     assert np.isfinite(found.confidence).all()
+
+
+def test_polygons_are_those_of_ultralytics():
+    from ultralytics.utils.ops import xywhr2xyxyxyxy
+
+    rng = np.random.default_rng(0)
+    rotated = rng.uniform(-3, 200, (50, 5)).astype(np.float32)
+    np.testing.assert_allclose(polygons(rotated), xywhr2xyxyxyxy(rotated), atol=1e-3)
 
 
 def test_classify_copies_the_probabilities():
