@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy.py
 
-conf 0.001, iou 0.7, max_det 300, imgsz 640, pycocotools, the 20 categories with ground truth. The
-head that needs NMS reports a box for every class above conf, as mAP is defined.
+conf 0.001, iou 0.7, max_det 300, imgsz 640, pycocotools, the 20 categories with ground truth; what
+`brimful predict` writes, and what the reference's `predict` gives, with the same head.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from common import MODELS, coco_map, shared, write_json
-
 from brimful.errors import BrimfulError
 from brimful.load import load
+from common import MODELS, coco_map, shared, write_json
 
 CONTESTANTS = (
     ("onnxruntime", "fp32"),
@@ -44,7 +43,6 @@ def main() -> None:
                     precision=precision,
                     canvas=options.canvas,
                     conf=0.001,
-                    multi_label=True,
                 )
             except BrimfulError as error:
                 print(f"{model:<9}{runtime:<13}{precision:<11}not run: {error}")

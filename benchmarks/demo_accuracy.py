@@ -1,16 +1,18 @@
 """Accuracy of the demo model on pictures that it was not trained on.
 
-    python benchmarks/demo_accuracy.py --model demo --json accuracy.json
+    python benchmarks/demo_accuracy.py --model demo --runtime onnx --json demo_accuracy.json
     python benchmarks/demo_accuracy.py --model build/demo/best.pt --backend ultralytics
 
 Draws a held-out set (its seed differs from those of scripts/train_demo.py), runs the model on it
-and scores the boxes with pycocotools.
+and scores the boxes with pycocotools. A second run with the same --json adds its row beside those
+of other models, backends and runtimes, and replaces its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -18,8 +20,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from common import environment
 from numpy.typing import NDArray
 
 HELD_OUT_SEED = 3
@@ -57,13 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", required=True, help="any model brimful reads, or a .pt")
     parser.add_argument("--backend", choices=sorted(BACKENDS), default="brimful")
+    parser.add_argument("--runtime", default="auto", help="of the backend brimful")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--seed", type=int, default=HELD_OUT_SEED)
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--data", type=Path, help="keep the pictures in this folder")
-    parser.add_argument("--json", type=Path, help="write the scores to this file")
+    parser.add_argument("--json", type=Path, help="add the scores to this file")
     options = parser.parse_args()
 
     from brimful.demo.dataset import write_dataset
@@ -71,21 +76,52 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         data = options.data or Path(temporary) / "held-out"
         write_dataset(data, options.images, seed=options.seed, workers=options.workers)
-        predictor = BACKENDS[options.backend](options.model, options.imgsz, options.device)
-        accuracy = score(data, predictor)
+        accuracy = score(data, BACKENDS[options.backend](options))
     print_table(accuracy)
     if options.json:
-        report = {"model": options.model, "backend": options.backend, "seed": options.seed}
-        options.json.write_text(json.dumps(report | asdict(accuracy), indent=2) + "\n")
+        add_row(options.json, describe(options) | asdict(accuracy))
 
 
-def brimful_backend(model: str, imgsz: int, device: str) -> Predictor:
+def describe(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was run: names, not paths, and the file by its hash."""
+    model = _model_file(options)
+    return {
+        "model": options.model if options.model == "demo" else model.name,
+        "backend": options.backend,
+        "runtime": options.runtime if options.backend == "brimful" else None,
+        "bytes": model.stat().st_size,
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "imgsz": options.imgsz,
+        "device": options.device,
+        "conf": CONF,
+        "seed": options.seed,
+    }
+
+
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Write a row to a file of rows, in place of the one of the same model and backend."""
+
+    def key(other: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(other[name] for name in ("model", "backend", "runtime"))
+
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = [other for other in rows if key(other) != key(row)] + [row]
+    path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=2) + "\n")
+
+
+def brimful_backend(options: argparse.Namespace) -> Predictor:
     """Run a model with brimful's own engine."""
 
     def predict(images: Path) -> Iterator[Found]:
-        import brimful
+        from brimful.load import load
 
-        with brimful.load(model, imgsz=imgsz, device=device, conf=CONF) as engine:
+        with load(
+            _model_file(options),
+            runtime=options.runtime,
+            imgsz=options.imgsz,
+            device=options.device,
+            conf=CONF,
+        ) as engine:
             for result in engine.predict(images):
                 if result.error is not None:
                     raise RuntimeError(f"{result.image}: {result.error}")
@@ -99,16 +135,22 @@ def brimful_backend(model: str, imgsz: int, device: str) -> Predictor:
     return predict
 
 
-def ultralytics_backend(model: str, imgsz: int, device: str) -> Predictor:
-    """Run a checkpoint with Ultralytics, image by image."""
+def ultralytics_backend(options: argparse.Namespace) -> Predictor:
+    """Run a checkpoint with Ultralytics, image by image, through its NMS-free head."""
 
     def predict(images: Path) -> Iterator[Found]:
         os.environ.setdefault("YOLO_OFFLINE", "true")
         from ultralytics import YOLO
 
-        network = YOLO(model)
+        network = YOLO(_model_file(options))
         for result in network.predict(
-            str(images), imgsz=imgsz, device=device, conf=CONF, stream=True, verbose=False
+            str(images),
+            imgsz=options.imgsz,
+            device=options.device,
+            conf=CONF,
+            nms=False,  # the head that the bundled model has
+            stream=True,
+            verbose=False,
         ):
             yield Found(
                 file_name=Path(result.path).name,
@@ -120,7 +162,16 @@ def ultralytics_backend(model: str, imgsz: int, device: str) -> Predictor:
     return predict
 
 
-BACKENDS: dict[str, Callable[[str, int, str], Predictor]] = {
+def _model_file(options: argparse.Namespace) -> Path:
+    from brimful.demo.model import resolve_model
+
+    model = resolve_model(options.model)
+    if model is None or not model.is_file():
+        raise SystemExit(f"--model must be a file or 'demo', got {options.model!r}")
+    return model
+
+
+BACKENDS: dict[str, Callable[[argparse.Namespace], Predictor]] = {
     "brimful": brimful_backend,
     "ultralytics": ultralytics_backend,
 }

@@ -137,7 +137,7 @@ class Batcher(Generic[T]):
         """
         going: list[Batch[T]] = []
         ready = [b for b in self._waiting() if b.members and not b.unwritten]
-        ready.sort(key=lambda batch: (not self._overdue(batch, now), batch.opened))
+        ready.sort(key=self._overdue_at)
         for batch in ready:
             if len(going) >= ahead:
                 break

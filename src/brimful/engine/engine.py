@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator
@@ -19,11 +20,11 @@ from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.stats import StageStats, StageUse, limiting
 from brimful.engine.stream import ResultStream
 from brimful.engine.work import Work
-from brimful.errors import BrimfulError, EngineStoppedError
+from brimful.errors import BrimfulError, EngineStoppedError, UsageError
 from brimful.runtimes.runtime import Runtime
 from brimful.runtimes.threads import available_cpus
 from brimful.sources.image import Pixels, SourceImage
-from brimful.sources.memory import MemorySource
+from brimful.sources.memory import MemorySource, is_image_object
 from brimful.sources.open_source import open_source
 from brimful.sources.source import Source
 from brimful.spec import ModelSpec, Size
@@ -31,6 +32,7 @@ from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.postprocess import build_postprocess
 
 CLOSE_TIMEOUT_S = 10.0
+FEEDER_TIMEOUT_S = 2.0  # it may wait for input that never comes, and ends with the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ class Engine:
         self._closed = False
         self._restarts = 0
         self._pipeline = self._start()
+        # Native threads that outlive the interpreter abort the process.
+        atexit.register(self.close)
 
     def __enter__(self) -> Engine:
         """Return the engine itself."""
@@ -132,7 +136,7 @@ class Engine:
             close = getattr(images, "close", None)
             if close is not None:
                 close()
-            feeder.join(CLOSE_TIMEOUT_S)
+            feeder.join(FEEDER_TIMEOUT_S)
 
     def submit(
         self,
@@ -156,12 +160,18 @@ class Engine:
             A future of the detections; a bad image has `error` set.
 
         Raises:
+            UsageError: `image` is none of these.
             QueueFullError: The queue is full and `wait` is False.
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
         future: Future[Detections] = Future()
         if isinstance(image, str | Path):
             payload: Path | bytes | Pixels | Exception = Path(image)
+        elif not is_image_object(image):
+            raise UsageError(
+                f"{type(image).__name__} is no image; expected a path, encoded bytes, a Pillow "
+                "image or an array of uint8 pixels (height, width, 3) in BGR"
+            )
         else:
             payload = next(iter(MemorySource([image]))).payload
 
@@ -232,6 +242,7 @@ class Engine:
                 return
             self._closed = True
             pipeline = self._pipeline
+        atexit.unregister(self.close)
         pipeline.stop(EngineStoppedError("the engine was closed"))
         pipeline.join(CLOSE_TIMEOUT_S)
         self.runtime.close()
@@ -268,10 +279,14 @@ class Engine:
                 number = stream.enter(_bytes_held(image))
                 if number is None:
                     return
-                self._pipeline.admit(_work(image, number, stream), wait=True)
+                try:
+                    self._pipeline.admit(_work(image, number, stream), wait=True)
+                except BaseException as error:
+                    stream.fail(error)
+                    return
             stream.end()
         except BaseException as error:
-            stream.fail(error)
+            stream.end(error)
 
 
 class QueueFullError(BrimfulError):

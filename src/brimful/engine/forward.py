@@ -1,7 +1,8 @@
 """What follows a failed forward: every member gets its own chance, once.
 
 A forward fails as a whole, but rarely because of all its images. Out of memory splits the batch
-in halves until they fit; anything else runs the members singly.
+in halves until they fit; anything else runs the members singly. All of it happens in the slot of
+the failed batch: when memory is short, a second one might not be had.
 """
 
 from __future__ import annotations
@@ -20,27 +21,32 @@ def retry(
 
     Args:
         runtime: What failed.
-        slot: The failed batch; its input is still intact.
+        slot: The failed batch; its input is still intact, and is used up.
         count: Images in it.
         error: What it failed with.
-        timeout_s: A forward that takes longer counts as failed.
+        timeout_s: A forward that takes longer counts as hung.
 
     Yields:
         The members of each smaller batch, and its outputs or its error. Outputs are valid until
         the next one is asked for.
+
+    Raises:
+        RuntimeFailedError: A forward hangs.
     """
     if count == 1 and isinstance(error, OutOfMemoryError):
         yield range(1), error  # nothing is smaller than one
         return
     split = (count + 1) // 2 if isinstance(error, OutOfMemoryError) else 1
-    spare = runtime.allocate(slot.canvas, capacity=split)
     pending = [range(start, min(start + split, count)) for start in range(0, count, split)]
     while pending:
         part = pending.pop(0)
-        spare.inputs[: len(part)] = slot.inputs[part.start : part.stop]
-        outcome = forward(runtime, spare, len(part), timeout_s=timeout_s)
+        # Parts go in order and none is longer than what lies before it, so this overwrites rows
+        # of earlier parts only, which are settled.
+        if part.start:
+            slot.inputs[: len(part)] = slot.inputs[part.start : part.stop]
+        outcome = forward(runtime, slot, len(part), timeout_s=timeout_s)
         if isinstance(outcome, OutOfMemoryError) and len(part) > 1:
-            middle = (part.start + part.stop) // 2
+            middle = (part.start + part.stop + 1) // 2
             pending[:0] = [range(part.start, middle), range(middle, part.stop)]
         elif isinstance(outcome, BaseException) and len(part) > 1:
             pending[:0] = [range(member, member + 1) for member in part]
@@ -51,7 +57,11 @@ def retry(
 def forward(
     runtime: Runtime, slot: Slot, count: int, *, timeout_s: float
 ) -> Outputs | BaseException:
-    """Run one forward and wait for it; return the outputs or the error."""
+    """Run one forward and wait for it; return the outputs or the error.
+
+    Raises:
+        RuntimeFailedError: It hangs.
+    """
     finished = threading.Event()
     outcome: list[Outputs | BaseException] = []
 
@@ -64,5 +74,5 @@ def forward(
 
     runtime.submit(slot, count, done)
     if not finished.wait(timeout_s):
-        return RuntimeFailedError(f"the forward did not end within {timeout_s:.0f} s")
+        raise RuntimeFailedError(f"a forward did not end within stall_s={timeout_s:g} s")
     return outcome[0]

@@ -15,12 +15,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from brimful.detections import Detections
 from brimful.engine.admission import Admission
 from brimful.engine.batcher import Batch, Batcher, BatchPolicy
 from brimful.engine.config import EngineConfig
+from brimful.engine.flights import Flight, Flights
 from brimful.engine.forward import retry
 from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.slots import SlotPool
@@ -31,16 +31,7 @@ from brimful.errors import BrimfulError, EngineStoppedError, ImageError, Runtime
 from brimful.runtimes.runtime import Outputs, Runtime, Slot
 from brimful.sources.image import Pixels
 from brimful.spec import ModelSpec, Size
-from brimful.vision.postprocess import Placed, Postprocess
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A batch on its way through the device."""
-
-    batch: Batch[Work]
-    slot: Slot
-    started: float
+from brimful.vision.postprocess import Postprocess
 
 
 class Pipeline:
@@ -69,7 +60,8 @@ class Pipeline:
             stats: Told how long each stage worked.
             workers: Decode threads.
             slots: Slots that may exist.
-            on_death: Told once when a stage died and everything in flight has failed.
+            on_death: Told once when a stage died, before what was in flight fails, so that
+                whoever learns of a failure can rely on what follows from it.
             clock: Seconds, monotonic.
         """
         self._runtime = runtime
@@ -96,13 +88,12 @@ class Pipeline:
         self._slots = SlotPool(runtime, slots)
         self._slot_of: dict[int, Slot] = {}
         self._opening: set[Size] = set()
-        self._flights: dict[int, _Flight] = {}
+        self._flights = Flights(self._lock, stats)
         self._finished: queue.SimpleQueue[
-            tuple[_Flight, Outputs | None, BaseException | None] | None
+            tuple[Flight, Outputs | None, BaseException | None] | None
         ] = queue.SimpleQueue()
         self._inflight: set[Work] = set()
         self._stopped: BrimfulError | None = None
-        self._busy_since: float | None = None
         self._supervisor = Supervisor(self._died)
         for i in range(workers):
             self._supervisor.spawn(f"decode-{i}", self._decode_loop)
@@ -142,9 +133,13 @@ class Pipeline:
 
     def stop(self, error: BrimfulError) -> None:
         """Stop every stage; what is in flight fails with `error`."""
+        _fail(self._halt(error), error)
+
+    def _halt(self, error: BrimfulError) -> list[Work]:
+        """Stop every stage; return what was in flight."""
         with self._lock:
             if self._stopped is not None:
-                return
+                return []
             self._stopped = error
             abandoned = list(self._inflight)
             self._inflight.clear()
@@ -153,18 +148,27 @@ class Pipeline:
             for condition in (self._admitted, self._room, self._slot_freed, self._timer):
                 condition.notify_all()
         self._finished.put(None)
-        for work in abandoned:
-            work.settle(None, error)
+        return abandoned
 
     def join(self, timeout: float) -> list[str]:
-        """Wait for the stages to end after `stop`; return the names of those that did not."""
-        return self._supervisor.join(timeout)
+        """Wait for forwards and stages to end after `stop`; return the stages that did not.
+
+        Afterwards the pipeline holds no slots.
+        """
+        with self._lock:
+            self._flights.wait_landed(timeout)
+        alive = self._supervisor.join(timeout)
+        with self._lock:
+            self._slots.clear()
+            self._slot_of.clear()
+        return alive
 
     # Decode workers ---------------------------------------------------------------------------
 
     def _decode_loop(self) -> None:
         while (work := self._next_work()) is not None:
             self._prepare(work)
+            del work  # a waiting thread keeps no image alive
 
     def _next_work(self) -> Work | None:
         """Wait for an image; None when the pipeline has stopped."""
@@ -210,8 +214,8 @@ class Pipeline:
                     return None
                 if batch is not None:
                     position = self._batcher.join(batch, work, self._clock(), work.deadline)
-                    if len(batch.members) == 1:
-                        self._timer.notify()
+                    if len(batch.members) == 1 or work.deadline is not None:
+                        self._timer.notify()  # it may be due sooner than the clock expects
                     return batch, self._slot_of[id(batch)], position
                 self._opening.add(canvas)
             # The slot is reserved but not allocated: that may compile for seconds.
@@ -223,9 +227,9 @@ class Pipeline:
                     self._opening.discard(canvas)
                     if slot is None:
                         self._slots.release(None)
+                        self._slot_freed.notify_all()
                     else:
                         self._adopt(canvas, slot)
-                    self._slot_freed.notify_all()
 
     def _open_batch(self, canvas: Size) -> Batch[Work] | None:
         """Return the batch to join, or None when the caller shall allocate a slot for it."""
@@ -246,6 +250,7 @@ class Pipeline:
     def _adopt(self, canvas: Size, slot: Slot) -> Batch[Work]:
         batch = self._batcher.open(canvas, self._clock(), slot.capacity)
         self._slot_of[id(batch)] = slot
+        self._slot_freed.notify_all()  # who waits for a slot of this canvas may join
         return batch
 
     def _write(
@@ -253,7 +258,11 @@ class Pipeline:
     ) -> None:
         assert work.geometry is not None
         started = time.perf_counter()
-        self._preprocess.write(pixels, work.geometry, slot.inputs[position])
+        try:
+            self._preprocess.write(pixels, work.geometry, slot.inputs[position])
+        except BaseException as error:
+            self._supervisor.report("preprocess", error)
+            return
         self._stats.add("preprocess", time.perf_counter() - started)
         with self._lock:
             batch.unwritten -= 1
@@ -273,31 +282,27 @@ class Pipeline:
             ahead = max(0, self._runtime.concurrency + 1 - running)
             flights = []
             for batch in self._batcher.due(now, idle=idle, ahead=ahead):
-                flight = _Flight(batch, self._slot_of.pop(id(batch)), now)
-                self._flights[id(flight)] = flight
-                flights.append(flight)
-            if flights and self._busy_since is None:
-                self._busy_since = time.perf_counter()
+                flights.append(self._flights.launch(batch, self._slot_of.pop(id(batch)), now))
             if flights:
                 self._slot_freed.notify_all()  # their canvases may open new batches
         for flight in flights:
             self._stats.count_batch(len(flight.batch.members))
             landed = functools.partial(self._landed, flight)
-            self._runtime.submit(flight.slot, len(flight.batch.members), landed)
+            try:
+                self._runtime.submit(flight.slot, len(flight.batch.members), landed)
+            except BaseException as error:  # it shall report errors, not raise them
+                with self._lock:
+                    self._flights.give_up()  # nothing tells whether they will land
+                self._supervisor.report("forward", error)
+                return
 
-    def _landed(
-        self, flight: _Flight, outputs: Outputs | None, error: BaseException | None
-    ) -> None:
+    def _landed(self, flight: Flight, outputs: Outputs | None, error: BaseException | None) -> None:
         """Take note of a forward's end, on the runtime's thread."""
         try:
             with self._lock:
-                if self._flights.pop(id(flight), None) is None:
+                if not self._flights.land(flight):
                     return
-                now = self._clock()
-                self._batcher.observe(now - flight.started)
-                if not self._flights and self._busy_since is not None:
-                    self._stats.add("forward", time.perf_counter() - self._busy_since)
-                    self._busy_since = None
+                self._batcher.observe(self._clock() - flight.started)
             self._finished.put((flight, outputs, error))
             self._pump()
         except BaseException as fault:
@@ -317,17 +322,17 @@ class Pipeline:
                 self._finish_singly(flight, error or RuntimeFailedError("no outputs"))
             with self._lock:
                 self._slots.release(flight.slot)
-                self._slot_freed.notify()
+                self._slot_freed.notify_all()  # the first to wake may need none
             del landed, flight, outputs, error, members
 
     def _finish(self, members: Sequence[Work], outputs: Outputs) -> None:
         started = time.perf_counter()
-        found = self._postprocess(outputs, [_placed(work) for work in members])
+        found = self._postprocess(outputs, [work.placed() for work in members])
         self._stats.add("postprocess", time.perf_counter() - started)
         for work, detections in zip(members, found, strict=True):
             self._deliver(work, detections)
 
-    def _finish_singly(self, flight: _Flight, error: BaseException) -> None:
+    def _finish_singly(self, flight: Flight, error: BaseException) -> None:
         members = flight.batch.members
         results = retry(
             self._runtime, flight.slot, len(members), error, timeout_s=self._config.stall_s
@@ -350,11 +355,12 @@ class Pipeline:
                     return
                 now = self._clock()
                 due = self._batcher.next_due()
-                oldest = min((f.started for f in self._flights.values()), default=now)
-                if now - oldest > self._config.stall_s:
+                oldest = self._flights.oldest()
+                if oldest is not None and now - oldest > self._config.stall_s:
+                    self._flights.give_up()  # nobody shall wait for them
                     raise RuntimeFailedError(
                         f"a forward has not ended for {now - oldest:.0f} s, longer than "
-                        f"stall_s={self._config.stall_s:.0f}"
+                        f"stall_s={self._config.stall_s:g}"
                     )
                 wait = min(1.0, self._config.stall_s / 4)
                 if due is not None and due > now:
@@ -363,20 +369,7 @@ class Pipeline:
             self._pump()
 
     def _settle(self, work: Work, *, error: str) -> None:
-        image = work.image
-        size = work.geometry.image if work.geometry else (0, 0)
-        result = Detections(
-            image=image.key,
-            index=image.index,
-            frame=image.frame,
-            pts_ms=image.pts_ms,
-            height=size[0],
-            width=size[1],
-            task=self._spec.task,
-            names=self._spec.names,
-            error=error,
-        )
-        self._deliver(work, result)
+        self._deliver(work, work.failed(self._spec, error))
 
     def _deliver(self, work: Work, detections: Detections) -> None:
         with self._lock:
@@ -388,15 +381,24 @@ class Pipeline:
     def _died(self, stage: str, error: BaseException) -> None:
         reason = EngineStoppedError(f"the {stage} stage died: {type(error).__name__}: {error}")
         reason.__cause__ = error
-        self.stop(reason)
-        self._on_death(reason)
+        abandoned = self._halt(reason)
+        try:
+            self._on_death(reason)
+        finally:
+            _fail(abandoned, reason)
 
     def _check_running(self) -> None:
         if self._stopped is not None:
             raise EngineStoppedError(str(self._stopped)) from self._stopped
 
 
-def _placed(work: Work) -> Placed:
-    assert work.geometry is not None
-    image = work.image
-    return Placed(image.key, image.index, image.frame, image.pts_ms, work.geometry)
+def _fail(abandoned: list[Work], error: BrimfulError) -> None:
+    """Fail works, all of them, even if telling one of their owners raises."""
+    fault: BaseException | None = None
+    for work in abandoned:
+        try:
+            work.settle(None, error)
+        except BaseException as raised:
+            fault = fault or raised
+    if fault is not None:
+        raise fault

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,11 @@ class HostPreprocess:
         payload = image.payload
         if isinstance(payload, np.ndarray):
             return _checked(payload)
-        if isinstance(payload, Exception):
-            raise payload
-        return decode(payload, self._limits)
+        if isinstance(payload, Path | bytes):
+            return decode(payload, self._limits)
+        if isinstance(payload, ImageError):
+            raise ImageError(str(payload))  # a fresh one: it may be on its way in two threads
+        raise ImageError(f"the source brought no image but {type(payload).__name__}: {payload}")
 
     def place(self, pixels: Pixels) -> Geometry:
         """Return where an image goes."""

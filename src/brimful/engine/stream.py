@@ -33,6 +33,7 @@ class ResultStream:
         self._taken = 0
         self._total: int | None = None
         self._error: BaseException | None = None
+        self._ending: BaseException | None = None
         self._closed = False
 
     @property
@@ -65,14 +66,24 @@ class ResultStream:
             if number == self._taken:
                 self._changed.notify_all()
 
-    def end(self) -> None:
-        """Say that no more images come."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that no more images come.
+
+        Args:
+            error: Why, if that is not how it should be; raised to the consumer once it has the
+                results of all images that came.
+        """
         with self._changed:
             self._total = self._fed
+            self._ending = error
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
-        """End the job with an error, raised to the consumer after the results before it."""
+        """Say that results which were promised will not come.
+
+        Args:
+            error: Why; raised to the consumer once it has the results that are ready.
+        """
         with self._changed:
             if self._error is None:
                 self._error = error
@@ -100,6 +111,8 @@ class ResultStream:
                     if self._error is not None:
                         raise self._error
                     if self._total is not None and self._taken >= self._total:
+                        if self._ending is not None:
+                            raise self._ending
                         return
                     self._changed.wait()
             yield ready
