@@ -1,6 +1,6 @@
 """Accuracy of the demo model on pictures that it was not trained on.
 
-    python benchmarks/demo_accuracy.py --model demo --runtime onnx --json demo_accuracy.json
+    python benchmarks/demo_accuracy.py --model demo --runtime onnxruntime --json demo_accuracy.json
     python benchmarks/demo_accuracy.py --model build/demo/best.pt --backend ultralytics
 
 Draws a held-out set (its seed differs from those of scripts/train_demo.py), runs the model on it
@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import environment
 from numpy.typing import NDArray
+
+from common import environment
 
 HELD_OUT_SEED = 3
 CONF = 0.001

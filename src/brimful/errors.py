@@ -35,7 +35,9 @@ class MissingExtraError(UsageError):
             f"{feature} needs the Python module {module!r}, which is not installed. "
             f"Install it with: pip install 'brimful[{extra}]'"
         )
+        self.feature = feature
         self.extra = extra
+        self.module = module
 
 
 class ImageError(BrimfulError):

@@ -7,35 +7,48 @@ import re
 import click
 
 _PAIR = re.compile(r"([a-z][a-z0-9_]*)=(.*)", re.DOTALL)
-_TRUE = {"true", "yes", "on"}
-_FALSE = {"false", "no", "off"}
+_SWITCH = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 
 
-def normalise(arguments: list[str]) -> list[str]:
+def normalise(arguments: list[str], root: click.Group) -> list[str]:
     """Turn `key=value` and `--key_with_underscores` into what the parser knows.
 
-    `key=True` and `key=False` become a flag and its negation; `key=None` is dropped, as it means
-    the default. What follows `--` is left alone.
+    For a flag, `key=True` sets it and `key=False` does not; `key=None` is dropped, as it means
+    the default. The value of an option before it and what follows `--` are left alone.
+
+    Args:
+        arguments: Without the program's name.
+        root: Has the verbs, whose options say what is a flag.
     """
+    options = _options(arguments, root)
     plain: list[str] = []
+    is_value = False
     for position, argument in enumerate(arguments):
+        if is_value:
+            plain.append(argument)
+            is_value = False
+            continue
         if argument == "--":
             return plain + arguments[position:]
         pair = _PAIR.fullmatch(argument)
-        if pair is None:
-            name, equals, value = argument.partition("=")
-            if name.startswith("--"):
-                argument = name.replace("_", "-") + equals + value
-            plain.append(argument)
+        if pair is not None:
+            plain += _from_pair("--" + pair[1].replace("_", "-"), pair[2], options)
             continue
-        option = "--" + pair[1].replace("_", "-")
-        value = pair[2]
-        if value.lower() in _TRUE:
-            plain.append(option)
-        elif value.lower() in _FALSE:
-            plain.append("--no-" + option[2:])
-        elif value.lower() != "none":
-            plain += [option, value]
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+            option = options.get(name)
+            is_value = not equals and option is not None and not option.is_flag
+        plain.append(name + equals + value)
     return plain
 
 
@@ -47,3 +60,26 @@ def known_options(command: click.Command) -> str:
         opt for parameter in command.params for opt in parameter.opts if opt.startswith("--")
     )
     return f"options of {command.name}: {' '.join(options)}"
+
+
+def _options(arguments: list[str], root: click.Group) -> dict[str, click.Option]:
+    """Return the options of the verb that is called."""
+    verb = next((root.commands[word] for word in arguments if word in root.commands), root)
+    return {
+        name: option
+        for option in verb.params
+        if isinstance(option, click.Option)
+        for name in (*option.opts, *option.secondary_opts)
+    }
+
+
+def _from_pair(name: str, value: str, options: dict[str, click.Option]) -> list[str]:
+    if value.lower() == "none":
+        return []
+    option = options.get(name)
+    switch = _SWITCH.get(value.lower())
+    if option is None or not option.is_flag or switch is None:
+        return [f"{name}={value}"]
+    if switch:
+        return [name]
+    return list(option.secondary_opts[:1])  # one that cannot be negated is off anyway

@@ -53,8 +53,10 @@ def parse_names(text: str | None) -> tuple[str, ...] | None:
     """Read `--names`: a comma-separated list, or a file with one name a line."""
     if text is None:
         return None
-    path = Path(text)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else text.split(",")
+    lines = text.split(",")
+    if len(lines) == 1:  # a list is no file, and may be longer than a file name can be
+        path = Path(text)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else lines
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise UsageError(f"--names {text!r} holds no name; give bolt,nut or a file of names")

@@ -42,7 +42,7 @@ def demo(*, images: int, out: Path, seed: int, size: str, workers: int | None, r
         raise UsageError(f"--size {size!r}: expected HEIGHTxWIDTH such as 480x640")
     console = Console(stderr=True)
     data = out / "data" if run else out
-    console.print(f"drawing {images:,} images into {data}", highlight=False)
+    console.print(f"drawing {images:,} images into {data}", highlight=False, markup=False)
     write_dataset(
         data,
         images,
@@ -59,7 +59,8 @@ def demo(*, images: int, out: Path, seed: int, size: str, workers: int | None, r
             source = open_source(data / "images")
             run_job(engine, source, sink, FailureLimit(), output=output, quiet=False)
         _preview(data / "images", output, out / "preview.jpg")
-        console.print(f"preview: {out / 'preview.jpg'}", highlight=False)
+        preview = out / "preview.jpg"
+        console.print(f"preview: {preview}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _preview(images: Path, detections: Path, preview: Path) -> None:

@@ -62,9 +62,10 @@ def run_job(
                 found += sum(len(result) for result in results)
                 progress.advance(len(results), bad)
                 if limit.hopeless(failures):
+                    hint = ". Go on with a higher limit and --resume" if output else ""
                     raise TooManyFailuresError(
                         f"{failures} of {count} images failed, more than --max-failures allows; "
-                        "the rows with an error say why. Go on with a higher limit and --resume"
+                        f"the rows with an error say why{hint}"
                     )
         seconds = time.perf_counter() - started
         report = engine.report()

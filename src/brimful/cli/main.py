@@ -19,6 +19,7 @@ INTERRUPTED = 130
 @click.group(
     help="Keeps the accelerator filled to the brim: YOLO models, images in, detections out. "
     "Options may be written --imgsz 640 or imgsz=640.",
+    no_args_is_help=False,  # an error that lists the verbs, as with every other wrong usage
     context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="brimful", prog_name="brimful")
@@ -45,7 +46,9 @@ def run(arguments: list[str]) -> int:
     # The decoders print their own complaints; a bad file gets an error row instead.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
-        result = root.main(normalise(arguments), prog_name="brimful", standalone_mode=False)
+        # Not root.main, which takes broken pipes and interruptions for itself.
+        with root.make_context("brimful", normalise(arguments, root)) as context:
+            root.invoke(context)
     except click.NoSuchOption as error:
         verb = error.ctx.command if error.ctx else root
         _complain(f"there is no option {error.option_name}", known_options(verb))
@@ -54,15 +57,16 @@ def run(arguments: list[str]) -> int:
         verb = error.ctx.command if error.ctx else root
         _complain(error.format_message(), known_options(verb))
         return 2
-    except click.Abort:
+    except click.exceptions.Exit as ended:  # --help and --version
+        return ended.exit_code
+    except KeyboardInterrupt:
         return INTERRUPTED
     except BrimfulError as error:
         _complain(str(error))
         return error.exit_code
     except BrokenPipeError:  # `brimful predict ... | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return result if isinstance(result, int) else 0
+    return 0
 
 
 def _complain(message: str, hint: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import click
@@ -153,7 +154,9 @@ def predict(
             overwrite=overwrite,
         )
         try:
-            images = open_source(source, vid_stride=vid_stride, done=sink.done)
+            # Unbuffered: the lock of a buffer that a thread waits in would abort the exit.
+            stdin = io.FileIO(0, closefd=False) if source == "-" else None
+            images = open_source(source, vid_stride=vid_stride, done=sink.done, stdin=stdin)
         except BaseException:
             sink.abandon()
             raise

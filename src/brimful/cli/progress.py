@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -74,8 +75,9 @@ class JobProgress:
             self._next_line = now + LINE_EVERY_S
             of = f" of {self._total:,}" if self._total is not None else ""
             failed = f", {self._failures:,} failed" if self._failures else ""
-            print(
-                f"{self._images:,}{of} images, {rate:,.1f} img/s{failed}",
-                file=sys.stderr,
-                flush=True,
-            )
+            with suppress(OSError):  # nobody reads it any more: no reason to stop the job
+                print(
+                    f"{self._images:,}{of} images, {rate:,.1f} img/s{failed}",
+                    file=sys.stderr,
+                    flush=True,
+                )

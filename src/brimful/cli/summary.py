@@ -58,8 +58,10 @@ def print_summary(
     console.print(table)
     batches = ", ".join(f"{size}: {count:,}" for size, count in report.batches.items())
     facts = ", ".join(f"{key} {value}" for key, value in engine.items())
-    console.print(f"[dim]{facts}; forwards by batch size: {batches or 'none'}[/]", highlight=False)
+    line = f"{facts}; forwards by batch size: {batches or 'none'}"
+    console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
     if images > failures:
-        console.print(f"{report.limits.name} limits: {ADVICE[report.limits.name]}", highlight=False)
-    if output:
-        console.print(f"detections: {output}", highlight=False)
+        advice = f"{report.limits.name} limits: {ADVICE[report.limits.name]}"
+        console.print(advice, highlight=False, soft_wrap=True)
+    if output:  # brackets in a path are no markup
+        console.print(f"detections: {output}", highlight=False, markup=False, soft_wrap=True)

@@ -243,9 +243,11 @@ class Engine:
             self._closed = True
             pipeline = self._pipeline
         atexit.unregister(self.close)
-        pipeline.stop(EngineStoppedError("the engine was closed"))
-        pipeline.join(CLOSE_TIMEOUT_S)
-        self.runtime.close()
+        try:
+            pipeline.stop(EngineStoppedError("the engine was closed"))
+        finally:
+            pipeline.join(CLOSE_TIMEOUT_S)
+            self.runtime.close()
 
     def _start(self) -> Pipeline:
         return Pipeline(

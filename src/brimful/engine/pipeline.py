@@ -280,9 +280,10 @@ class Pipeline:
             idle = max(0, self._runtime.concurrency - running)
             # One batch more than runs, so that the device finds the next without asking.
             ahead = max(0, self._runtime.concurrency + 1 - running)
-            flights = []
-            for batch in self._batcher.due(now, idle=idle, ahead=ahead):
-                flights.append(self._flights.launch(batch, self._slot_of.pop(id(batch)), now))
+            flights = [
+                self._flights.launch(batch, self._slot_of.pop(id(batch)), now)
+                for batch in self._batcher.due(now, idle=idle, ahead=ahead)
+            ]
             if flights:
                 self._slot_freed.notify_all()  # their canvases may open new batches
         for flight in flights:

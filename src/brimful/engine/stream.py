@@ -62,8 +62,9 @@ class ResultStream:
         """Settle the result of an image."""
         with self._changed:
             self._settled[number] = result
-            self._bytes -= self._costs.pop(number)
-            if number == self._taken:
+            cost = self._costs.pop(number)
+            self._bytes -= cost
+            if cost or number == self._taken:  # there is room, or something to take
                 self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:

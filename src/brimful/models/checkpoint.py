@@ -10,18 +10,21 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from brimful.errors import ModelError
+from brimful.errors import BrimfulError, ModelError
 from brimful.extras import require
 from brimful.models.metadata import Metadata, parse_metadata
+from brimful.models.planted import refuse_planted
 from brimful.models.signature import Signature, SpecOverrides, spec_from
-from brimful.models.unpickler import refuse_planted_callables, restricted_pickle
+from brimful.models.unpickler import restricted_pickle
 from brimful.spec import ModelSpec
 
 FEATURE = "Reading a .pt checkpoint"
+
+_ZIP_MAGIC = b"PK\x03\x04"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,20 @@ def load_checkpoint(
         ModelError: Not a YOLO checkpoint, not trusted, or without the head asked for.
     """
     network = read_network(path, trust=trust)
+    try:
+        return _prepared(network, path, nms=nms, overrides=overrides, max_det=max_det)
+    except BrimfulError:
+        raise
+    except Exception as error:  # a file can hold a network that makes no sense in any way
+        raise ModelError(
+            f"{path} holds a network that cannot be prepared for inference: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _prepared(
+    network: Any, path: Path, *, nms: bool | None, overrides: SpecOverrides, max_det: int
+) -> Checkpoint:
     metadata = _metadata(network, path)
     task = overrides.task or metadata.task
     head = network.model[-1]
@@ -68,15 +85,7 @@ def load_checkpoint(
     head.format = "onnx"
     head.max_det = max(max_det, 300)
     signature = _signature(network, metadata)
-    metadata = Metadata(
-        task=metadata.task,
-        names=metadata.names,
-        stride=metadata.stride,
-        imgsz=metadata.imgsz,
-        kpt_shape=metadata.kpt_shape,
-        channels=metadata.channels,
-        end_to_end=end_to_end,
-    )
+    metadata = replace(metadata, end_to_end=end_to_end)
     return Checkpoint(network, spec_from(signature, metadata, overrides, origin=str(path)))
 
 
@@ -89,10 +98,7 @@ def read_network(path: Path, *, trust: bool) -> Any:
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     torch = require("torch", feature=FEATURE, extra="ultralytics")
     require("ultralytics", feature=FEATURE, extra="ultralytics")
-    if not zipfile.is_zipfile(path):
-        raise ModelError(
-            f"{path} is not a PyTorch checkpoint: expected the zip file that torch.save writes"
-        )
+    _check_container(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -117,12 +123,35 @@ def read_network(path: Path, *, trust: bool) -> Any:
             f"{path} holds no YOLO network: expected a dict with 'model' or 'ema', as Ultralytics "
             f"writes it, found {type(network).__name__}"
         )
+    network.__dict__.pop("criterion", None)  # the loss of a training that was interrupted
     if not trust:
-        refuse_planted_callables(network)
+        try:
+            refuse_planted(network)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
     network = network.float().eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network
+
+
+def _check_container(path: Path) -> None:
+    """Refuse what torch.load would read by another way than the zip file that torch.save writes.
+
+    It goes by the first bytes; `zipfile` goes by the last, which a file of another kind may have.
+    """
+    expected = f"{path} is not a PyTorch checkpoint: expected the zip file that torch.save writes"
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if magic != _ZIP_MAGIC:
+            raise ModelError(f"{expected}, found a file that starts with {magic!r}")
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{expected}: {error}") from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise ModelError(f"{path} is a TorchScript archive: name it .torchscript")
 
 
 def _metadata(network: Any, path: Path) -> Metadata:

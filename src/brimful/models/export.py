@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from brimful.errors import ExportError
 from brimful.extras import require
 from brimful.models.checkpoint import Checkpoint, load_checkpoint
@@ -87,6 +89,8 @@ def write_onnx(checkpoint: Checkpoint, output: Path, *, half_weights: bool = Fal
     except Exception as error:
         raise ExportError(f"the network cannot be written as ONNX: {error}") from error
     model = onnx.load_from_string(buffer.getvalue())
+    if spec.head == "nms_free":
+        _bound_topk(model, onnx)
     if half_weights:
         _halve_weights(model, onnx)
     for key, value in onnx_metadata(spec).items():
@@ -112,10 +116,43 @@ def onnx_metadata(spec: ModelSpec) -> dict[str, str]:
     return entries
 
 
+def _bound_topk(model: Any, onnx: Any) -> None:
+    """Let an NMS-free head return fewer rows where a small canvas has fewer anchors than that.
+
+    The tracer keeps the row count of its example, and top-k fails on a shorter axis. All top-k of
+    the head take the same count: the first picks anchors, the next orders their classes.
+    """
+    nodes = model.graph.node
+    picks = [node for node in nodes if node.op_type == "TopK"]
+    if not picks:
+        return
+    first = picks[0]
+    axis = next((a.i for a in first.attribute if a.name == "axis"), -1)
+    constant = onnx.numpy_helper.from_array
+    model.graph.initializer.append(constant(np.array([axis], np.int64), "brimful.axis"))
+    bound = [
+        onnx.helper.make_node("Shape", [first.input[0]], ["brimful.shape"]),
+        onnx.helper.make_node("Gather", ["brimful.shape", "brimful.axis"], ["brimful.anchors"]),
+        onnx.helper.make_node("Min", ["brimful.anchors", first.input[1]], ["brimful.rows"]),
+    ]
+    position = list(nodes).index(first)
+    replaced = {node.input[1] for node in picks[1:]} - {first.input[1]}
+    for node in picks:
+        node.input[1] = "brimful.rows"
+    for offset, node in enumerate(bound):
+        nodes.insert(position + offset, node)
+    for kept in (nodes, model.graph.initializer):  # runtimes warn of a constant nobody reads
+        for item in [item for item in kept if _name_of(item) in replaced]:
+            kept.remove(item)
+
+
+def _name_of(item: Any) -> str:
+    """Return what a node or an initializer calls its value."""
+    return str(item.output[0]) if hasattr(item, "output") else str(item.name)
+
+
 def _halve_weights(model: Any, onnx: Any) -> None:
     """Store every large float32 initializer as float16 with a Cast back behind it."""
-    import numpy as np
-
     casts = []
     for tensor in model.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)

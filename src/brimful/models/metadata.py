@@ -133,7 +133,7 @@ def _size(value: Any, origin: str) -> Size | None:
     if (
         not isinstance(value, list | tuple)
         or len(value) not in (1, 2)
-        or not all(isinstance(side, int) and 0 < side <= 65536 for side in value)
+        or not all(type(side) is int and 0 < side <= 65536 for side in value)
     ):
         raise _wrong("imgsz", "one or two sides in pixels", value, origin)
     return int(value[0]), int(value[-1])
@@ -145,7 +145,7 @@ def _kpt_shape(value: Any, origin: str) -> tuple[int, int] | None:
     if (
         not isinstance(value, list | tuple)
         or len(value) != 2
-        or not all(isinstance(n, int) for n in value)
+        or not all(type(n) is int for n in value)
         or not (0 < value[0] <= 4096 and value[1] in (2, 3))
     ):
         raise _wrong("kpt_shape", "(keypoints, 2 or 3)", value, origin)

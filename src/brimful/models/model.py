@@ -10,15 +10,21 @@ from typing import Literal
 from brimful.errors import ModelError
 from brimful.extras import installed_version
 from brimful.models.artifact import artifact, digest_of
+from brimful.models.convert import convert_in_child
 from brimful.models.signature import SpecOverrides
 
 Format = Literal["pt", "onnx", "openvino", "torchscript"]
 """What kind of file a model is."""
 
-EXPORTER = 1
+EXPORTER = 2
 """Raised whenever `write_onnx` writes other bytes for the same network."""
 
-SUFFIXES: dict[str, Format] = {".pt": "pt", ".onnx": "onnx", ".torchscript": "torchscript"}
+SUFFIXES: dict[str, Format] = {
+    ".pt": "pt",
+    ".onnx": "onnx",
+    ".torchscript": "torchscript",
+    ".xml": "openvino",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,7 @@ class Model:
     """A model file that was found and recognised.
 
     Attributes:
-        path: The file, or the folder of an OpenVINO model.
+        path: The file, or the folder or .xml file of an OpenVINO model.
         format: What kind of file it is.
         options: How it is read.
     """
@@ -72,17 +78,14 @@ class Model:
         options = self.options
 
         def build(folder: Path) -> None:
-            from brimful.models.checkpoint import load_checkpoint
-            from brimful.models.export import write_onnx
-
-            checkpoint = load_checkpoint(
+            convert_in_child(
                 self.path,
+                folder / "model.onnx",
                 nms=options.nms,
                 overrides=options.overrides,
                 trust=options.trust,
                 max_det=options.max_det,
             )
-            write_onnx(checkpoint, folder / "model.onnx")
 
         facts = {
             "model": self.digest,
@@ -113,8 +116,6 @@ def open_model(path: str | Path, options: ModelOptions | None = None) -> Model:
                 "one .xml and one .bin"
             )
         return Model(path, "openvino", options)
-    if path.suffix == ".xml":
-        return Model(path.parent, "openvino", options)
     if not path.exists():
         raise ModelError(f"there is no model file {path}")
     kind = SUFFIXES.get(path.suffix.lower())

@@ -2,166 +2,193 @@
 
 A `.pt` checkpoint is a pickle, and a pickle is a program. `torch.load(weights_only=True)` refuses
 the classes that YOLO checkpoints are made of, and plain `torch.load` runs whatever the file says.
-This reader stands between: it knows which classes may be *instantiated without their constructor*
-(network modules and plain containers) and which few functions may be *called* (tensor rebuilding).
+This reader stands between.
 
 Allowing whole packages would not do: Ultralytics' model classes evaluate strings of their
 configuration when constructed, so even an allowed class must never be called with arguments from
-the file. Hence the pure-Python unpickler: it can tell the two opcodes apart.
+the file. Nor is it enough to watch the opcode that calls: a pickle can hang a class onto an object
+as its `__setstate__`, `__new__` or `append`, and have another opcode call that. So
+
+- a name in the file becomes an inert `Name`, never the class or function itself: whatever the file
+  does with it other than instantiate or call it by the book, there is nothing to run;
+- a class is instantiated without its constructor, and only network modules are;
+- a call goes to a stand-in of ours (`brimful.models.rebuild`);
+- every opcode that would look a method up on an object checks the object's exact type first.
+
+That takes the pure-Python unpickler, whose opcodes can be replaced.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import pickle
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import IO, Any
+from types import SimpleNamespace
+from typing import IO, Any, ClassVar
 
 from brimful.errors import ModelError
+from brimful.models.rebuild import restore_number_type, stand_in
 
-_CALLABLE = {
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch._utils", "_rebuild_parameter_with_state"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("collections", "OrderedDict"),
-    ("builtins", "set"),
-    ("builtins", "frozenset"),
-    ("builtins", "dict"),
-    ("builtins", "list"),
-    ("builtins", "tuple"),
-    ("builtins", "slice"),
-    ("builtins", "complex"),
-    ("builtins", "bytearray"),
-    ("_codecs", "encode"),
-    ("pathlib", "PosixPath"),
-    ("pathlib", "WindowsPath"),
-    ("pathlib", "Path"),
-    ("pathlib", "PurePosixPath"),
-    ("pathlib._local", "PosixPath"),
-    ("datetime", "datetime"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy", "dtype"),
-}
-"""Functions and classes a checkpoint may call. None touches files, evaluates text, or calls on.
-
-`copyreg._reconstructor` is missing on purpose: it runs the constructor of any class it is handed.
-"""
-
-_REPLACED = {
-    # A checkpoint carries its training paths; they are only ever text to us.
-    "pathlib": str,
-    "pathlib._local": str,
-}
-
-_CONTAINERS = {
-    ("torch.nn.parameter", "Parameter"),
-    ("torch.nn.parameter", "Buffer"),
-    ("builtins", "object"),
-    ("ultralytics.utils", "IterableSimpleNamespace"),
-    ("types", "SimpleNamespace"),
-    ("argparse", "Namespace"),
-}
-"""Plain classes that may be instantiated without a constructor, besides network modules."""
-
-_MODULE_ROOTS = (
-    "torch.nn.modules.",
-    "ultralytics.nn.modules.",
-    "ultralytics.nn.tasks",
-    "ultralytics.utils.loss",
-    "ultralytics.utils.tal",
-)
+_MODULE_ROOTS = ("torch.nn.modules", "ultralytics.nn.modules", "ultralytics.nn.tasks")
 """Where network modules may come from."""
 
-_VALUES = {"torch"}
-"""Modules whose dtypes, layouts, memory formats and storage classes may be named."""
+
+class Name:
+    """What the file calls a class or a function. It can do nothing."""
+
+    __slots__ = ("label",)
+
+    def __init__(self, module: str, name: str) -> None:
+        """Remember the name."""
+        self.label = f"{module}.{name}"
+
+    def __repr__(self) -> str:
+        """Show the name."""
+        return self.label
 
 
 class RestrictedUnpickler(pickle._Unpickler):
     """An Unpickler for YOLO checkpoints; `torch.load` takes it as its pickle module's."""
 
-    dispatch = pickle._Unpickler.dispatch.copy()
     stack: list[Any]
+    append: Callable[[Any], None]
+
+    def __init__(self, file: IO[bytes], *, encoding: str = "ASCII") -> None:
+        """Read from a file."""
+        super().__init__(file, encoding=encoding)
+        # By identity: a Name's meaning is kept out of the reach of the file.
+        self._classes: dict[int, type] = {}
+        self._calls: dict[int, Callable[..., Any]] = {}
+        self._names: list[Name] = []  # keeps the identities above from being used again
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a class or function that checkpoints are made of, or refuse it by name."""
+        """Return a Name for what checkpoints are made of, or refuse it."""
         if module == "__builtin__":
             module = "builtins"
-        if (module, name) in _CALLABLE:
-            if module in _REPLACED:
-                return _REPLACED[module]
-            return super().find_class(module, name)
-        if "." in name:  # a dotted name walks attributes, out of the module that was checked
-            raise _refused(module, name)
-        if (module, name) in _CONTAINERS:
-            return super().find_class(module, name)
-        if module.startswith(_MODULE_ROOTS):
-            found = super().find_class(module, name)
-            if _is_network_module(found):
-                return found
-        elif module in _VALUES or module == "torch.storage":
-            found = super().find_class(module, name)
-            if _is_torch_value(found):
-                return found
-        raise _refused(module, name)
+        call = stand_in(module, name)
+        cls = None if call is not None else _network_module(module, name)
+        if call is None and cls is None:
+            if (value := _torch_value(module, name)) is not None:
+                return value
+            raise _refused(f"{module}.{name}")
+        named = Name(module, name)
+        self._names.append(named)
+        if call is not None:
+            self._calls[id(named)] = call
+        if cls is not None:
+            self._classes[id(named)] = cls
+        return named
 
-    def load_reduce(self) -> None:
-        """Call a function of the allowed few (opcode REDUCE)."""
-        self._check_call(self.stack[-2])
-        pickle._Unpickler.load_reduce(self)  # type: ignore[attr-defined]
+    def get_extension(self, code: int) -> None:
+        """Refuse the opcodes EXT: names from this process's own registry."""
+        raise _refused(f"extension {code}")
 
-    dispatch[pickle.REDUCE[0]] = load_reduce  # type: ignore[assignment]
+    def _reduce(self) -> None:
+        """REDUCE: call the stand-in of a function."""
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        call = self._calls.get(id(function))
+        if call is None or type(arguments) is not tuple:
+            raise _refused(f"{_label(function)} (called with arguments from the file)")
+        self.stack[-1] = call(*arguments)
+
+    def _new(self) -> None:
+        """NEWOBJ: make an instance without its constructor."""
+        arguments = self.stack.pop()
+        named = self.stack.pop()
+        cls = self._classes.get(id(named))
+        if arguments != ():
+            raise _refused(f"{_label(named)} (made with arguments from the file)")
+        if cls is not None:
+            self.append(object.__new__(cls))
+            return
+        call = self._calls.get(id(named))
+        if call is None:
+            raise _refused(f"{_label(named)} (instantiated)")
+        self.append(call())
+
+    def _build(self) -> None:
+        """BUILD: give an object its attributes, by a method of its type only."""
+        import torch
+
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if restore_number_type(target, state):
+            return
+        if type(state) is not dict or not all(type(key) is str for key in state):
+            raise _refused(f"a state of a {_label(target)} that is no mapping of attributes")
+        if special := [key for key in state if key.startswith("__")]:
+            raise _refused(f"an attribute {special[0]} on a {_label(target)}")
+        if isinstance(target, torch.nn.Module):
+            type(target).__setstate__(target, state)  # type: ignore[no-untyped-call]
+        elif type(target) in (SimpleNamespace, OrderedDict):
+            target.__dict__.update(state)
+        else:
+            raise _refused(f"attributes on a {_label(target)}")
+
+    def _append(self) -> None:
+        value = self.stack.pop()
+        _exactly(self.stack[-1], list)
+        self.stack[-1].append(value)
+
+    def _appends(self) -> None:
+        items = self._marked()
+        _exactly(self.stack[-1], list)
+        self.stack[-1].extend(items)
+
+    def _add_items(self) -> None:
+        items = self._marked()
+        _exactly(self.stack[-1], set)
+        self.stack[-1].update(items)
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _exactly(self.stack[-1], dict, OrderedDict)
+        self.stack[-1][key] = value
+
+    def _set_items(self) -> None:
+        items = self._marked()
+        _exactly(self.stack[-1], dict, OrderedDict)
+        for i in range(0, len(items) - 1, 2):
+            self.stack[-1][items[i]] = items[i + 1]
+
+    def _persistent(self) -> None:
+        """BINPERSID: a tensor's storage, which torch brings."""
+        from torch.serialization import StorageType
+
+        key = self.stack.pop()
+        types = tuple(map(type, key)) if type(key) is tuple else ()
+        if types != (str, StorageType, str, str, int) or key[0] != "storage":
+            raise _refused("something that is no tensor storage by a persistent id")
+        self.append(self.persistent_load(key))
+
+    def _forbidden(self) -> None:
+        """Opcodes that call, and that no checkpoint has."""
+        raise _refused("an object by an opcode of another protocol (INST, OBJ, NEWOBJ_EX, PERSID)")
 
     def _instantiate(self, klass: Any, args: Any) -> None:
-        """Opcodes OBJ and INST call a class with arguments from the file."""
-        self._check_call(klass)
-        super()._instantiate(klass, args)  # type: ignore[misc]
+        raise _refused(f"{_label(klass)} (called with arguments from the file)")
 
-    def _check_call(self, function: Callable[..., Any]) -> None:
-        module = getattr(function, "__module__", "?")
-        name = getattr(function, "__qualname__", repr(function))
-        if function in _allowed_calls():
-            return
-        raise _refused(module, f"{name} (called with arguments from the file)")
+    def _marked(self) -> list[Any]:
+        items: list[Any] = self.pop_mark()  # type: ignore[attr-defined]
+        return items
 
-
-@functools.cache
-def _allowed_calls() -> tuple[Any, ...]:
-    calls: list[Any] = [str]
-    for module, name in _CALLABLE:
-        if module in _REPLACED:
-            continue
-        try:
-            calls.append(getattr(__import__(module, fromlist=[name]), name))
-        except (ImportError, AttributeError):  # a name of another Python or library version
-            continue
-    return tuple(calls)
-
-
-def _is_network_module(found: Any) -> bool:
-    import torch
-
-    return isinstance(found, type) and issubclass(found, torch.nn.Module)
-
-
-def _is_torch_value(found: Any) -> bool:
-    import torch
-
-    if isinstance(found, torch.dtype | torch.layout | torch.memory_format):
-        return True
-    return isinstance(found, type) and (
-        found.__name__.endswith("Storage") or found in (torch.Tensor, torch.nn.Parameter)
-    )
-
-
-def _refused(module: str, name: str) -> ModelError:
-    return ModelError(
-        f"the checkpoint asks for {module}.{name}, which no YOLO checkpoint needs; reading it "
-        "could run code from the file. If you trust whoever made it, add --trust-model"
-    )
+    _opcodes: ClassVar[dict[bytes, Callable[[Any], None]]] = {
+        pickle.REDUCE: _reduce,
+        pickle.NEWOBJ: _new,
+        pickle.BUILD: _build,
+        pickle.APPEND: _append,
+        pickle.APPENDS: _appends,
+        pickle.ADDITEMS: _add_items,
+        pickle.SETITEM: _set_item,
+        pickle.SETITEMS: _set_items,
+        pickle.BINPERSID: _persistent,
+        pickle.PERSID: _forbidden,
+        pickle.NEWOBJ_EX: _forbidden,
+    }
+    dispatch = pickle._Unpickler.dispatch | {code[0]: run for code, run in _opcodes.items()}
 
 
 class restricted_pickle:
@@ -175,42 +202,49 @@ class restricted_pickle:
         return RestrictedUnpickler(file, encoding=encoding).load()
 
 
-def refuse_planted_callables(network: Any) -> None:
-    """Refuse a network that carries functions or classes where it should carry numbers.
-
-    The reader never calls what it should not, but a file could still store a class or a function as
-    an attribute or a hook of a layer, to be called in the forward pass.
-
-    Args:
-        network: A torch.nn.Module as unpickled.
-
-    Raises:
-        ModelError: Naming the layer and the attribute.
-    """
+@functools.cache
+def _network_module(module: str, name: str) -> type | None:
+    """Return a class of network layers, or None when the name is not one."""
+    if not any(module == root or module.startswith(root + ".") for root in _MODULE_ROOTS):
+        return None
     import torch
 
-    for path, module in network.named_modules():
-        for attribute, value in vars(module).items():
-            planted = _planted(value, torch)
-            if planted is not None:
-                raise ModelError(
-                    f"the checkpoint's layer {path or 'model'!r} holds {planted!r} in its "
-                    f"attribute {attribute!r}, where no YOLO checkpoint has code. If you trust "
-                    "whoever made it, add --trust-model"
-                )
-
-
-def _planted(value: Any, torch: Any, depth: int = 0) -> object | None:
-    if isinstance(value, torch.nn.Module | torch.Tensor | torch.dtype) or value is None:
+    try:
+        found = vars(importlib.import_module(module)).get(name)  # a dotted name is no key
+    except ImportError:
         return None
-    if isinstance(value, dict) and depth < 8:
-        parts: Any = value.values()
-    elif isinstance(value, list | tuple | set) and depth < 8:
-        parts = value
-    else:
-        return value if callable(value) else None
-    for part in parts:
-        found = _planted(part, torch, depth + 1)
-        if found is not None:
-            return found
+    if (
+        isinstance(found, type)
+        and issubclass(found, torch.nn.Module)
+        and found.__new__ is object.__new__
+        and found.__module__.startswith(_MODULE_ROOTS)
+    ):
+        return found
     return None
+
+
+def _torch_value(module: str, name: str) -> Any:
+    """Return a dtype, layout or memory format of torch: values, which nothing can call."""
+    if module != "torch":
+        return None
+    import torch
+
+    value = vars(torch).get(name)
+    kinds = (torch.dtype, torch.layout, torch.memory_format)
+    return value if isinstance(value, kinds) else None
+
+
+def _exactly(target: object, *types: type) -> None:
+    if type(target) not in types:
+        raise _refused(f"items in a {_label(target)}")
+
+
+def _label(value: object) -> str:
+    return value.label if type(value) is Name else type(value).__qualname__
+
+
+def _refused(what: str) -> ModelError:
+    return ModelError(
+        f"the checkpoint asks for {what}, which no YOLO checkpoint needs; reading it "
+        "could run code from the file. If you trust whoever made it, add --trust-model"
+    )

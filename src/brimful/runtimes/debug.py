@@ -92,7 +92,14 @@ class DebugRuntime:
         """
         options = options or RuntimeOptions()
         if options.device != "cpu":
-            raise UsageError("the debug runtime has no device but cpu")
+            raise UsageError(
+                f"device {options.device!r} was asked for, but the debug runtime has only cpu"
+            )
+        if options.precision != "fp32":
+            raise UsageError(
+                f"precision {options.precision!r} was asked for, but the debug runtime has only "
+                "fp32"
+            )
         self.spec = ModelSpec(task="detect", head="nms_free", names=DEBUG_NAMES)
         self.max_batch = options.max_batch or 8
         self.concurrency = concurrency

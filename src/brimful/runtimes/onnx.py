@@ -55,7 +55,12 @@ class OnnxRuntime:
         cpus = options.threads or available_cpus()
         self._session = open_session(path, threads=1)
         self.spec: ModelSpec = read_spec(self._session, model)
-        self._half = self._session.get_inputs()[0].type == "tensor(float16)"
+        kind = self._session.get_inputs()[0].type
+        if kind not in ("tensor(float)", "tensor(float16)"):
+            raise ModelError(
+                f"{path}: expected an input of float32 or float16 pixels from 0 to 1, found {kind}"
+            )
+        self._half = kind == "tensor(float16)"
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
         self.concurrency = cpus
         self._input = self._session.get_inputs()[0].name

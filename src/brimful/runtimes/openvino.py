@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from brimful.errors import ModelError, UsageError
 from brimful.extras import require
+from brimful.memory.trim import trim
 from brimful.models.metadata import parse_metadata
 from brimful.models.model import Model
 from brimful.models.signature import Shape, Signature, spec_from
@@ -167,7 +168,7 @@ class OpenVinoRuntime:
         if network.input(0).partial_shape.is_dynamic:
             network.reshape({0: shape})
         network = self._with_preprocessing(network)
-        return self._core.compile_model(
+        compiled = self._core.compile_model(
             network,
             "CPU",
             {
@@ -178,6 +179,9 @@ class OpenVinoRuntime:
                 "ENABLE_CPU_PINNING": False,  # decode threads share these CPUs
             },
         )
+        del network
+        trim()
+        return compiled
 
     def _with_preprocessing(self, network: Any) -> Any:
         """Put BGR to RGB, uint8 to float, and the division by 255 into the graph."""
@@ -210,8 +214,8 @@ def _onnx_metadata(network: Any) -> dict[str, Any]:
 
 
 def _folder_metadata(folder: Path) -> dict[str, Any]:
-    """Return the metadata of an exported OpenVINO folder."""
-    path = folder / "metadata.yaml"
+    """Return the metadata of an exported OpenVINO folder, or of the folder of an .xml file."""
+    path = (folder if folder.is_dir() else folder.parent) / "metadata.yaml"
     if not path.exists():
         return {}
     yaml = require("yaml", feature="Reading an OpenVINO folder's metadata", extra="openvino")

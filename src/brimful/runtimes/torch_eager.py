@@ -8,6 +8,7 @@ reference on either device.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +164,13 @@ def _device(torch: Any, name: str) -> Any:
             f"device {name!r} was asked for, but PyTorch {torch.__version__} finds no CUDA device "
             "here; use device=cpu, or install a driver and a CUDA build of PyTorch"
         )
+    index = name.partition(":")[2] or "0"
+    count = torch.cuda.device_count()
+    if not index.isdecimal() or int(index) >= count:
+        raise UsageError(
+            f"device {name!r} was asked for, but there are the devices "
+            f"{', '.join(f'cuda:{i}' for i in range(count))}"
+        )
     return torch.device(name)
 
 
@@ -170,7 +178,10 @@ def _load_torchscript(torch: Any, model: Model) -> tuple[Any, ModelSpec]:
     """Read a TorchScript file and learn its shapes by running it."""
     extra = {"config.txt": ""}
     try:
-        network = torch.jit.load(str(model.path), map_location="cpu", _extra_files=extra).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out
+            network = torch.jit.load(str(model.path), map_location="cpu", _extra_files=extra)
+        network.eval()
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{model.path} cannot be read as TorchScript: {error}") from error
     text = extra["config.txt"]
@@ -178,6 +189,8 @@ def _load_torchscript(torch: Any, model: Model) -> tuple[Any, ModelSpec]:
         raw = json.loads(text) if text else {}
     except ValueError as error:
         raise ModelError(f"{model.path}: its config.txt is no JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{model.path}: its config.txt should hold keys and values")
     metadata = parse_metadata(raw, origin=str(model.path))
     size = metadata.imgsz or (640, 640)
     channels = metadata.channels or 3
@@ -189,9 +202,12 @@ def _load_torchscript(torch: Any, model: Model) -> tuple[Any, ModelSpec]:
     fixed_batch = None
     if not dynamic:
         try:
-            _run_once(torch, network, model, (batch + 1, channels, *size))
+            more = _run_once(torch, network, model, (batch + 1, channels, *size))
         except ModelError:
             fixed_batch = batch
+        else:
+            if any(len(output) != batch + 1 for output in more):
+                fixed_batch = batch
     signature = Signature(
         inputs=((fixed_batch, channels, *((None, None) if dynamic else size)),),
         outputs=tuple(shapes),

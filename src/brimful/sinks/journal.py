@@ -31,7 +31,8 @@ class Journal:
         """
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(path, flags, 0o666)
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from None
         try:

@@ -1,0 +1,132 @@
+"""What the engine's tests share: images whose result tells them apart, and bounded waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from brimful.detections import Detections
+from brimful.engine.config import EngineConfig
+from brimful.engine.engine import Engine
+from brimful.runtimes.debug import DebugFaults, DebugRuntime
+from brimful.runtimes.runtime import RuntimeOptions
+from brimful.sources.image import SourceImage
+
+PATIENCE_S = 30.0
+"""How long a test waits for what must happen; only a broken engine comes near it."""
+
+
+def debug_engine(
+    *,
+    batch: int = 8,
+    concurrency: int = 1,
+    faults: DebugFaults | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    **config,
+) -> Engine:
+    """Return an engine on the debug runtime."""
+    runtime = DebugRuntime(
+        RuntimeOptions(max_batch=batch), faults, concurrency=concurrency, sleep=sleep
+    )
+    return Engine(
+        runtime, EngineConfig(**{"imgsz": 64, "canvas": "square", "workers": 2, **config})
+    )
+
+
+def gray(level: int, height: int = 24, width: int = 32) -> np.ndarray:
+    """Return an image of one gray level, which its result can be checked against."""
+    return np.full((height, width, 3), level, np.uint8)
+
+
+def level_of(result: Detections) -> int:
+    """Return the gray level that the debug runtime saw in the middle of the canvas."""
+    assert result.error is None, result.error
+    assert len(result) == 1
+    level = round((float(result.confidence[0]) - 0.5) * 2 * 255)
+    assert int(result.class_id[0]) == level % 10
+    return level
+
+
+class ListedSource:
+    """A source of payloads, made as they are asked for; it may be endless or fail."""
+
+    def __init__(self, payloads) -> None:
+        self.payloads = payloads
+        self.handed_out = 0
+        self.closed = False
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        for index, payload in enumerate(self.payloads):
+            if self.closed:
+                return
+            self.handed_out = index + 1
+            yield SourceImage(index=index, key=f"k{index}", payload=payload)
+
+    def __len__(self) -> int:
+        raise TypeError("not known")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Gate:
+    """Stands for the debug runtime's sleep: every forward waits until it is let through."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._allowed = 0.0
+        self.waiting = 0
+        self.passed = 0
+
+    def __call__(self, seconds: float) -> None:
+        with self._changed:
+            self.waiting += 1
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: self._allowed > 0, PATIENCE_S)
+            self._allowed -= 1
+            self.waiting -= 1
+            self.passed += 1
+            self._changed.notify_all()
+
+    def open(self, forwards: float = float("inf")) -> None:
+        """Let so many forwards through."""
+        with self._changed:
+            self._allowed += forwards
+            self._changed.notify_all()
+
+    def await_waiting(self, forwards: int = 1) -> None:
+        """Wait until so many forwards are held up."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.waiting >= forwards, PATIENCE_S)
+
+
+GATED = DebugFaults(batch_ms=1.0)
+"""Faults that make every forward call the runtime's sleep."""
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition holds, for states that announce themselves to nobody."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not within {PATIENCE_S:.0f} s"
+        time.sleep(0.002)
+
+
+def brimful_threads() -> set[threading.Thread]:
+    """Return the threads of this package that are alive."""
+    return {t for t in threading.enumerate() if t.name.startswith("brimful")}
+
+
+def write_images(folder: Path, levels: list[int], suffix: str = ".png") -> list[Path]:
+    """Write an image per gray level; names sort as the list does."""
+    import cv2
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:05}{suffix}" for i in range(len(levels))]
+    for path, level in zip(paths, levels, strict=True):
+        assert cv2.imwrite(str(path), gray(level))
+    return paths
