@@ -8,7 +8,7 @@ from rich.table import Table
 from brimful.engine.engine import EngineReport
 
 ADVICE = {
-    "source": "listing or reading the source is the limit; a local disk or larger files help",
+    "source": "the source is the limit: listing files or decoding video; several sources help",
     "decode": "decoding is the limit; more workers or smaller files help",
     "preprocess": "letterboxing is the limit; more workers help",
     "forward": "the model is the limit, as it should be; a lower precision, a smaller model or a "
