@@ -1,6 +1,26 @@
-"""Puts tests/ on the import path, and takes the clock out of hypothesis."""
+"""Puts tests/ on the import path, takes the clock out of hypothesis, and guards the gpu tests."""
 
+import os
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("brimful", deadline=None)
 settings.load_profile("brimful")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a gpu test without CUDA, unless REQUIRE_CUDA=1: a lost GPU cannot turn green."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    try:
+        import torch
+    except ImportError:
+        found = False
+    else:
+        found = torch.cuda.is_available()
+    if found:
+        return
+    if os.environ.get("REQUIRE_CUDA") == "1":
+        pytest.fail("REQUIRE_CUDA=1, but PyTorch finds no CUDA device")
+    pytest.skip("needs CUDA")

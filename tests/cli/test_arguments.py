@@ -1,0 +1,158 @@
+"""The spellings of an option."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from brimful.cli.arguments import known_options, normalise
+from brimful.cli.choices import (
+    FailureLimit,
+    parse_classes,
+    parse_failures,
+    parse_imgsz,
+    parse_names,
+    parse_switch,
+)
+from brimful.cli.main import root
+from brimful.errors import UsageError
+
+
+def normal(*arguments: str) -> list[str]:
+    return normalise(list(arguments), root)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["imgsz=640"], ["--imgsz=640"]),
+        (["max_det=5"], ["--max-det=5"]),
+        (["--max_det", "5"], ["--max-det", "5"]),
+        (["--max_det=5"], ["--max-det=5"]),
+        (["half=True"], ["--half"]),
+        (["half=true"], ["--half"]),
+        (["half=1"], ["--half"]),
+        (["half=False"], ["--no-half"]),
+        (["agnostic_nms=False"], ["--no-agnostic-nms"]),
+        (["trust_model=False"], []),  # a flag without a negation
+        (["nms=True"], ["--nms=True"]),  # not a flag: it has a third state
+        (["nms=None"], []),
+        (["classes=None"], []),
+        (["source=true"], ["--source=true"]),  # a folder may be called so
+        (["source=a=b.jpg"], ["--source=a=b.jpg"]),
+        (["source="], ["--source="]),
+        (["conf=-1"], ["--conf=-1"]),
+        (["imgzs=640"], ["--imgzs=640"]),  # the parser complains
+        (["half=maybe"], ["--half=maybe"]),
+        (["--source", "date=2024-01-01"], ["--source", "date=2024-01-01"]),
+        (["--source", "--half"], ["--source", "--half"]),
+        (["--half", "date=1"], ["--half", "--date=1"]),
+        (["--", "a=b"], ["--", "a=b"]),
+        (["A=b", "-h"], ["A=b", "-h"]),
+        (["--source=x", "imgsz=3"], ["--source=x", "--imgsz=3"]),
+    ],
+)
+def test_normalise(given, expected):
+    assert normal("predict", *given) == ["predict", *expected]
+
+
+def test_without_a_verb_nothing_is_known_to_be_a_flag():
+    assert normal("half=True") == ["--half=True"]
+    assert normal() == []
+
+
+def test_every_option_of_every_verb_can_be_written_as_a_pair():
+    for verb in root.commands.values():
+        for option in verb.params:
+            assert isinstance(option, click.Option)
+            key = option.opts[-1].removeprefix("--").replace("-", "_")
+            (written,) = normal(verb.name, f"{key}=true")[1:]
+            assert written == (option.opts[-1] if option.is_flag else f"{option.opts[-1]}=true")
+
+
+def test_known_options():
+    assert known_options(root) == "verbs: " + ", ".join(sorted(root.commands))
+    line = known_options(root.commands["predict"])
+    assert line.startswith("options of predict: ")
+    assert {"--imgsz", "--max-det", "--source", "--half"} <= set(line.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "failures", "images", "exceeded", "hopeless"),
+    [
+        (None, 0, 9, False, False),
+        (None, 1, 9, True, False),
+        ("0", 1, 9, True, True),
+        ("2", 2, 9, False, False),
+        ("2", 3, 9, True, True),
+        ("5%", 5, 100, False, False),
+        ("5%", 6, 100, True, False),
+        ("100%", 9, 9, False, False),
+        ("0%", 1, 9, True, False),
+    ],
+)
+def test_failures(text, failures, images, exceeded, hopeless):
+    limit = parse_failures(text)
+    assert limit.exceeded(failures, images) is exceeded
+    assert limit.hopeless(failures) is hopeless
+
+
+@pytest.mark.parametrize("text", ["-1", "5.5", "x", "", "%", "101%", "-1%", "nan%", "inf"])
+def test_failures_that_make_no_sense(text):
+    with pytest.raises(UsageError, match="max-failures"):
+        parse_failures(text)
+
+
+def test_no_failures_is_the_default():
+    assert parse_failures(None) == FailureLimit()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, None),
+        ("640", 640),
+        ("480,640", (480, 640)),
+        ("[480, 640]", (480, 640)),
+        ("480x640", (480, 640)),
+    ],
+)
+def test_imgsz(text, expected):
+    assert parse_imgsz(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-640", "640,", "1,2,3", "big", "480,0", "1.5"])
+def test_imgsz_that_makes_no_sense(text):
+    with pytest.raises(UsageError, match="imgsz"):
+        parse_imgsz(text)
+
+
+def test_names(tmp_path):
+    assert parse_names(None) is None
+    assert parse_names("bolt, nut") == ("bolt", "nut")
+    assert parse_names("bolt") == ("bolt",)
+    (tmp_path / "names.txt").write_text("bolt\n\n hex nut \n", encoding="utf-8")
+    assert parse_names(str(tmp_path / "names.txt")) == ("bolt", "hex nut")
+    with pytest.raises(UsageError, match="no name"):
+        parse_names(" ,")
+    # longer than any file name may be
+    many = [f"class{i}" for i in range(300)]
+    assert parse_names(",".join(many)) == tuple(many)
+    assert parse_names("x" * 5000) == ("x" * 5000,)
+
+
+def test_classes():
+    assert parse_classes(None) is None
+    assert parse_classes("0,2") == parse_classes("[0, 2]") == (0, 2)
+    assert parse_classes("3") == (3,)
+    for text in ("", "[]", "person", "1.5"):
+        with pytest.raises(UsageError, match="classes"):
+            parse_classes(text)
+
+
+def test_switch():
+    assert parse_switch(None, "--nms") is None
+    assert parse_switch("True", "--nms") is True
+    assert parse_switch("no", "--nms") is False
+    with pytest.raises(UsageError, match="--nms 'maybe'"):
+        parse_switch("maybe", "--nms")
