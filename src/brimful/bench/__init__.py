@@ -1,1 +1,0 @@
-"""Measurement: scenarios, environment, reports."""
