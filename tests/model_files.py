@@ -7,6 +7,7 @@ import functools
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,24 @@ def ultralytics_export(path: Path, tag: str, **options: Any) -> Path:
     shutil.copy(path, copy)
     copy.chmod(0o644)
     return Path(YOLO(copy).export(verbose=False, **options))
+
+
+def outcome_of(runtime: Any, slot: Any, count: int, *, timeout_s: float = 60) -> Any:
+    """Run one forward and return its outputs or its error; None when it does not end in time."""
+    told: list[Any] = []
+    done = threading.Event()
+
+    def finish(outputs: Any, error: BaseException | None) -> None:
+        told.append(outputs if error is None else error)
+        done.set()
+
+    runtime.submit(slot, count, finish)
+    return told[0] if done.wait(timeout_s) else None
+
+
+def outputs_of(runtime: Any, slot: Any, count: int) -> Any:
+    """Run one forward and return its outputs."""
+    outcome = outcome_of(runtime, slot, count)
+    assert outcome is not None, "the forward did not end"
+    assert not isinstance(outcome, BaseException), outcome
+    return outcome

@@ -1,10 +1,10 @@
 """brimful keeps the accelerator filled to the brim: YOLO models, images in, detections out.
 
-    import brimful
-
-    with brimful.load("yolo26n.pt") as engine:
-        for detections in engine.predict("photos/"):
-            print(detections.image, detections.boxes, detections.confidence)
+Example:
+    >>> import brimful
+    >>> with brimful.load("yolo26n.pt") as engine:
+    ...     for detections in engine.predict("photos/"):
+    ...         print(detections.image, detections.boxes, detections.confidence)
 """
 
 from brimful.detections import Detections

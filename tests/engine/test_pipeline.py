@@ -116,6 +116,32 @@ def test_all_workers_fill_the_batch_of_a_slot_that_comes_free():
         assert harness.runtime.batches == [1, 3]
 
 
+def test_all_workers_fill_the_batch_of_a_slot_that_is_allocated():
+    with Harness(slots=2, workers=3, batch=3) as harness:
+        allowed = threading.Event()
+        allocate = harness.runtime.allocate
+
+        def allocate_late(canvas, *, capacity=None):
+            assert allowed.wait(PATIENCE_S)
+            return allocate(canvas, capacity=capacity)
+
+        harness.runtime.allocate = allocate_late
+        futures = [harness.submit(gray(i)) for i in (1, 2, 3)]
+        waiters = harness.pipeline._slot_freed._waiters
+        eventually(lambda: len(waiters) == 2, "two wait while the third allocates")
+        together = threading.Barrier(3)
+        write = harness.preprocess.write
+
+        def write_together(*arguments) -> None:
+            together.wait(PATIENCE_S / 3)
+            write(*arguments)
+
+        harness.preprocess.write = write_together
+        allowed.set()
+        assert [level_of(f.result(PATIENCE_S)) for f in futures] == [1, 2, 3]
+        assert harness.runtime.batches == [3]
+
+
 def test_a_second_batch_is_ahead_and_no_third():
     gate = Gate()
     with Harness(slots=9, workers=1, batch=1, faults=GATED, sleep=gate) as harness:

@@ -13,7 +13,7 @@ from brimful.models.model import ModelOptions, open_model
 from brimful.models.signature import SpecOverrides
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
-from model_files import exported, opened, saved, scratch, ultralytics_export
+from model_files import exported, opened, outputs_of, saved, scratch, ultralytics_export
 from oracles import asset, pair_detections, reference_predict, shared
 
 SIDE = 320
@@ -95,8 +95,9 @@ def test_exports_of_other_tasks(name, options, nms):
     reference = reference_predict(
         str(checkpoint), images, imgsz=side, rect=False, nms=nms, max_det=40
     )
-    ours, _ = detect(path, images, runtime="onnxruntime", max_det=40)
-    judge(ours, reference, least=3)
+    for runtime in ONNX:
+        ours, _ = detect(path, images, runtime=runtime, max_det=40)
+        judge(ours, reference, least=3)
 
 
 @pytest.mark.parametrize("runtime", ONNX)
@@ -278,14 +279,6 @@ def test_a_static_batch(runtime):
     poisoned = outputs_of(loaded, slot, 1)[0]
     assert np.array_equal(clean, poisoned[0])
     loaded.close()
-
-
-def outputs_of(runtime, slot, count):
-    from brimful.engine.forward import forward
-
-    outcome = forward(runtime, slot, count, timeout_s=60)
-    assert not isinstance(outcome, BaseException), outcome
-    return outcome
 
 
 @pytest.mark.filterwarnings("ignore")

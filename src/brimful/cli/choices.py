@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,9 +55,15 @@ def parse_names(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     lines = text.split(",")
-    if len(lines) == 1:  # a list is no file, and may be longer than a file name can be
-        path = Path(text)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else lines
+    path = Path(text)
+    try:
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"--names {text!r} is no text file in UTF-8") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # a list may be longer than a file name can be
+            raise UsageError(f"--names {text!r} cannot be read: {error.strerror}") from None
     names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise UsageError(f"--names {text!r} holds no name; give bolt,nut or a file of names")
@@ -68,9 +75,12 @@ def parse_classes(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(int(part) for part in text.strip("[]() ").split(",") if part.strip())
+        classes = tuple(int(part) for part in text.strip("[]() ").split(",") if part.strip())
     except ValueError:
-        raise UsageError(f"--classes {text!r}: expected class ids such as 0,2,5") from None
+        classes = ()
+    if not classes:
+        raise UsageError(f"--classes {text!r}: expected class ids such as 0,2,5")
+    return classes
 
 
 def parse_imgsz(text: str | None) -> int | tuple[int, int] | None:

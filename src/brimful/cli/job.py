@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -103,10 +104,15 @@ def _length(images: Source) -> int | None:
 
 
 def quiet_libraries() -> None:
-    """Keep OpenCV to one thread a call: the engine's workers are the parallelism."""
+    """Keep OpenCV to one thread a call, and from complaining: bad files get rows that say why.
+
+    The engine's workers are the parallelism.
+    """
     import cv2
 
     cv2.setNumThreads(1)
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @contextmanager

@@ -43,8 +43,6 @@ def run(arguments: list[str]) -> int:
     Args:
         arguments: Without the program's name.
     """
-    # The decoders print their own complaints; a bad file gets an error row instead.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         # Not root.main, which takes broken pipes and interruptions for itself.
         with root.make_context("brimful", normalise(arguments, root)) as context:

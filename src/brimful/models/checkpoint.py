@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +58,8 @@ def load_checkpoint(
         MissingExtraError: torch or ultralytics is not installed.
         ModelError: Not a YOLO checkpoint, not trusted, or without the head asked for.
     """
-    network = read_network(path, trust=trust)
     try:
+        network = read_network(path, trust=trust)
         return _prepared(network, path, nms=nms, overrides=overrides, max_det=max_det)
     except BrimfulError:
         raise
@@ -98,7 +97,7 @@ def read_network(path: Path, *, trust: bool) -> Any:
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     torch = require("torch", feature=FEATURE, extra="ultralytics")
     require("ultralytics", feature=FEATURE, extra="ultralytics")
-    _check_container(path)
+    _check_container(path, torch)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -135,22 +134,20 @@ def read_network(path: Path, *, trust: bool) -> Any:
     return network
 
 
-def _check_container(path: Path) -> None:
-    """Refuse what torch.load would read by another way than the zip file that torch.save writes.
-
-    It goes by the first bytes; `zipfile` goes by the last, which a file of another kind may have.
-    """
+def _check_container(path: Path, torch: Any) -> None:
+    """Refuse what torch.load would read by another way than the zip file that torch.save writes."""
     expected = f"{path} is not a PyTorch checkpoint: expected the zip file that torch.save writes"
     try:
         with path.open("rb") as file:
             magic = file.read(4)
         if magic != _ZIP_MAGIC:
             raise ModelError(f"{expected}, found a file that starts with {magic!r}")
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+        # torch's own reader: another one may see other records in the same bytes
+        reader = torch._C.PyTorchFileReader(str(path))
+        names = reader.get_all_records()
+    except (OSError, RuntimeError) as error:
         raise ModelError(f"{expected}: {error}") from error
-    if any(name.endswith("/constants.pkl") for name in names):
+    if "constants.pkl" in names:
         raise ModelError(f"{path} is a TorchScript archive: name it .torchscript")
 
 

@@ -72,6 +72,7 @@ class OpenVinoRuntime:
         self._threads = options.threads or available_cpus()
         source = model.path if model.format == "openvino" else model.as_onnx()
         self._network = self._read(source)
+        _replace_slices(ov, self._network)
         self.spec: ModelSpec = self._read_spec(model)
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
         self.concurrency = self._threads
@@ -199,6 +200,37 @@ class OpenVinoRuntime:
         steps.scale(255.0)
         processor.input().model().set_layout(ov.Layout("NCHW"))
         return processor.build()
+
+
+def _replace_slices(ov: Any, network: Any) -> None:
+    """Replace each leading Slice in front of a GatherElements by a split, which does the same.
+
+    OpenVINO drops such a Slice ("indices stay within it anyway") and then refuses its own graph,
+    since data and indices no longer match in the sliced dimension. The NMS-free heads of segment,
+    pose and obb models have one.
+    """
+    opset = ov.opset13
+    for node in network.get_ordered_ops():
+        if node.get_type_name() != "Slice":
+            continue
+        readers = node.output(0).get_target_inputs()
+        gathers = any(
+            reader.get_node().get_type_name() == "GatherElements" and reader.get_index() == 0
+            for reader in readers
+        )
+        inputs = [source.get_node() for source in node.input_values()]
+        known = (1, 2, 4)  # start, stop, axes; the step is computed
+        if (
+            not gathers
+            or len(inputs) < 5
+            or any(inputs[i].get_type_name() != "Constant" for i in known)
+        ):
+            continue
+        start, stop, axis = (inputs[i].data.ravel().tolist() for i in known)
+        side = node.output(0).partial_shape[axis[0]]
+        if start == [0] and len(axis) == 1 and side.is_static and [side.get_length()] == stop:
+            parts = opset.variadic_split(node.input_value(0), axis[0], [stop[0], -1])
+            node.output(0).replace(parts.output(0))
 
 
 def _shape(shape: Any) -> Shape:

@@ -50,6 +50,10 @@ def _openvino(model: Model, options: RuntimeOptions) -> Runtime:
 
 
 def _torch(model: Model, options: RuntimeOptions) -> Runtime:
+    if model.format == "pt" and options.device != "cpu":
+        from brimful.runtimes.torch_cuda import TorchCudaRuntime
+
+        return TorchCudaRuntime(model, options)
     from brimful.runtimes.torch_eager import TorchRuntime
 
     return TorchRuntime(model, options)

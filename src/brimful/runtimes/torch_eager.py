@@ -1,8 +1,7 @@
 """The `torch` and `torchscript` runtimes: the network itself, or a traced file of it.
 
-Both take uint8 pixels and normalise on the device, so a quarter of the bytes is copied. The fast
-path on CUDA (graphs, own preprocessing kernel) is a runtime of its own; this one is the plain
-reference on either device.
+Both take uint8 pixels and normalise on the device, so a quarter of the bytes is copied. A
+checkpoint on CUDA has a runtime of its own (torch_cuda.py).
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class TorchRuntime:
         torch = require("torch", feature="The torch runtime", extra="torch")
         self._torch = torch
         self.name = "torchscript" if model.format == "torchscript" else "torch"
-        self._device = _device(torch, options.device)
+        self._device = cuda_or_cpu(torch, options.device)
         self._threads = options.threads or available_cpus()
         self._precision = options.precision
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -153,23 +152,29 @@ class TorchRuntime:
             raise OutOfMemoryError(str(error)) from error
 
 
-def _device(torch: Any, name: str) -> Any:
-    """Check a device name and return the torch device."""
-    if name == "cpu":
-        return torch.device("cpu")
-    if name != "cuda" and not name.startswith("cuda:"):
+def cuda_or_cpu(torch: Any, name: str) -> Any:
+    """Check a device's name and return the torch device."""
+    return torch.device("cpu") if name == "cpu" else cuda_device(torch, name)
+
+
+def cuda_device(torch: Any, name: str) -> Any:
+    """Check the name of a CUDA device and return the torch device.
+
+    Raises:
+        UsageError: The name is none, or there is no such device here.
+    """
+    kind, colon, index = name.partition(":")
+    if kind != "cuda" or (colon and not index.isdigit()):
         raise UsageError(f"device {name!r} is unknown; expected cpu, cuda or cuda:INDEX")
     if not torch.cuda.is_available():
         raise UsageError(
             f"device {name!r} was asked for, but PyTorch {torch.__version__} finds no CUDA device "
             "here; use device=cpu, or install a driver and a CUDA build of PyTorch"
         )
-    index = name.partition(":")[2] or "0"
-    count = torch.cuda.device_count()
-    if not index.isdecimal() or int(index) >= count:
+    if colon and int(index) >= torch.cuda.device_count():
         raise UsageError(
-            f"device {name!r} was asked for, but there are the devices "
-            f"{', '.join(f'cuda:{i}' for i in range(count))}"
+            f"device {name!r} was asked for, but there are {torch.cuda.device_count()} here, "
+            f"numbered from 0"
         )
     return torch.device(name)
 
