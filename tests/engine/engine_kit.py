@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from brimful.detections import Detections
 from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
+from brimful.errors import ImageError
 from brimful.runtimes.debug import DebugFaults, DebugRuntime
 from brimful.runtimes.runtime import RuntimeOptions
 from brimful.sources.image import SourceImage
@@ -123,10 +125,27 @@ def brimful_threads() -> set[threading.Thread]:
 
 def write_images(folder: Path, levels: list[int], suffix: str = ".png") -> list[Path]:
     """Write an image per gray level; names sort as the list does."""
-    import cv2
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:05}{suffix}" for i in range(len(levels))]
     for path, level in zip(paths, levels, strict=True):
         assert cv2.imwrite(str(path), gray(level))
     return paths
+
+
+def bad_payloads() -> list:
+    """Return payloads that no image can be made of, each for another reason."""
+    jpeg = cv2.imencode(".jpg", gray(9))[1].tobytes()
+    return [
+        b"",
+        b"no image at all",
+        jpeg[: len(jpeg) // 2],
+        Path("/nowhere/x.jpg"),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 7), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        ImageError("the source could not read it"),
+        OSError("neither could this one"),
+        "a text, which no source should bring",
+        None,
+    ]

@@ -164,7 +164,7 @@ def cuda_device(torch: Any, name: str) -> Any:
         UsageError: The name is none, or there is no such device here.
     """
     kind, colon, index = name.partition(":")
-    if kind != "cuda" or (colon and not index.isdigit()):
+    if kind != "cuda" or (colon and not index.isdecimal()):
         raise UsageError(f"device {name!r} is unknown; expected cpu, cuda or cuda:INDEX")
     if not torch.cuda.is_available():
         raise UsageError(
