@@ -33,7 +33,9 @@ def main() -> None:
     images = shared("voc100/images")
     annotations = shared("voc100/annotations.json")
     rows: list[dict[str, Any]] = []
-    print(f"{'model':<9}{'runtime':<13}{'precision':<11}{'mAP50-95':>9}{'mAP50':>8}{'reference':>11}")
+    print(
+        f"{'model':<9}{'runtime':<13}{'precision':<11}{'mAP50-95':>9}{'mAP50':>8}{'reference':>11}"
+    )
     for model, file in MODELS.items():
         for runtime, precision in CONTESTANTS:
             try:
