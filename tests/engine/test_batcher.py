@@ -261,3 +261,19 @@ def test_whatever_happens_every_image_goes_exactly_once(steps, max_batch, max_de
     assert sorted(went) == joined
     for batch in gone:
         assert batch.members == sorted(batch.members), "rows are in the order of joining"
+
+
+def test_the_canvas_that_ran_last_goes_on_until_another_is_overdue():
+    b = batcher(max_batch=1, max_delay_ms=1000)
+    for number, canvas in enumerate([WIDE, SMALL, WIDE, SMALL, WIDE]):
+        join(b, number, now=number / 1000, canvas=canvas)
+    order = []
+    while going := b.due(0.01, idle=1, ahead=1):
+        order += going[0].members
+    assert order == [0, 2, 4, 1, 3]
+
+    for number, canvas in enumerate([SMALL, WIDE, SMALL]):
+        join(b, number, now=2 + number / 1000, canvas=canvas)
+    # the first two are overdue, so they go in the order they came, whatever ran last
+    assert members(b.due(3.0015, idle=1, ahead=1)) == [[0]]
+    assert members(b.due(3.0015, idle=1, ahead=1)) == [[1]]

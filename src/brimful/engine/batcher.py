@@ -32,7 +32,7 @@ class BatchPolicy:
     """
 
     max_batch: int
-    max_delay_ms: float = 10.0
+    max_delay_ms: float = 300.0
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +86,7 @@ class Batcher(Generic[T]):
         self._open: dict[Size, Batch[T]] = {}
         self._full: list[Batch[T]] = []
         self._seconds_per_forward = 0.0
+        self._last_canvas: Size | None = None
 
     def __len__(self) -> int:
         """Return the number of images waiting in batches."""
@@ -137,13 +138,13 @@ class Batcher(Generic[T]):
         """
         going: list[Batch[T]] = []
         ready = [b for b in self._waiting() if b.members and not b.unwritten]
-        ready.sort(key=self._overdue_at)
-        for batch in ready:
-            if len(going) >= ahead:
-                break
+        while ready and len(going) < ahead:
+            batch = min(ready, key=lambda batch: self._urgency(batch, now))
+            ready.remove(batch)
             if len(going) < idle or batch.full or self._overdue(batch, now):
                 self._remove(batch)
                 going.append(batch)
+                self._last_canvas = batch.canvas
         return going
 
     def next_due(self) -> float | None:
@@ -172,6 +173,15 @@ class Batcher(Generic[T]):
             del self._open[batch.canvas]
         else:
             self._full = [other for other in self._full if other is not batch]
+
+    def _urgency(self, batch: Batch[T], now: float) -> tuple[bool, bool, float]:
+        """Overdue ones first, then the canvas that ran last, then the one due first.
+
+        A network that runs the same canvas again finds its weights in the cache.
+        """
+        overdue = self._overdue(batch, now)
+        elsewhere = not overdue and batch.canvas != self._last_canvas
+        return not overdue, elsewhere, self._overdue_at(batch)
 
     def _overdue_at(self, batch: Batch[T]) -> float:
         delayed = batch.opened + self.policy.max_delay_ms / 1000

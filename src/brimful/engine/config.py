@@ -22,7 +22,8 @@ class EngineConfig:
         imgsz: (height, width) of the full canvas; None is the model's own.
         limits: How large an image may be.
         workers: Decode threads; None takes one per CPU, at most 8.
-        max_delay_ms: A batch is overdue this long after its first image.
+        max_delay_ms: A batch is overdue this long after its first image. It matters only while
+            the device is busy: an image on an idle device goes at once.
         max_pixels: Canvas pixels in a batch at most, or None.
         queue: Images that may wait for decode.
         queue_bytes: Bytes of images handed over in memory that may wait.
@@ -36,7 +37,7 @@ class EngineConfig:
     imgsz: int | tuple[int, int] | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     workers: int | None = None
-    max_delay_ms: float = 10.0
+    max_delay_ms: float = 300.0
     max_pixels: int | None = None
     queue: int = 128
     queue_bytes: int = 256 * 2**20

@@ -31,6 +31,9 @@ from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.postprocess import build_postprocess
 
+LOOKAHEAD = 16
+"""Images that may wait, letterboxed, for their canvas's turn."""
+
 CLOSE_TIMEOUT_S = 10.0
 FEEDER_TIMEOUT_S = 2.0  # it may wait for input that never comes, and ends with the process
 
@@ -68,8 +71,10 @@ class Engine:
         self._postprocess = build_postprocess(self.spec, self.config.postprocess)
         self._workers = self.config.workers or min(8, available_cpus())
         canvases = self._policy.canvases()
-        # Enough for what runs, one ahead, one in postprocess, and an open batch per canvas.
+        # Enough for what runs, one ahead, one in postprocess, and an open batch per canvas; and,
+        # where batches are small, for the batcher to find several of the same canvas.
         open_batches = len(canvases) if canvases is not None else 4
+        open_batches = max(open_batches, LOOKAHEAD // runtime.max_batch)
         self._slots = runtime.concurrency + 2 + open_batches
         self._stats = StageStats()
         self._lock = threading.Lock()
