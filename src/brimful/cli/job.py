@@ -51,6 +51,7 @@ def run_job(
     if not quiet and len(sink.done):
         console.print(f"resuming: {len(sink.done):,} images are done already", highlight=False)
     count = failures = found = 0
+    earlier = sink.done.failures  # a job's limit counts what failed before it was interrupted
     engine.reset_stats()
     started = time.perf_counter()
     try:
@@ -62,10 +63,10 @@ def run_job(
                 failures += bad
                 found += sum(len(result) for result in results)
                 progress.advance(len(results), bad)
-                if limit.hopeless(failures):
+                if limit.hopeless(earlier + failures):
                     hint = ". Go on with a higher limit and --resume" if output else ""
                     raise TooManyFailuresError(
-                        f"{failures} of {count} images failed, more than --max-failures allows; "
+                        f"{earlier + failures} images failed, more than --max-failures allows; "
                         f"the rows with an error say why{hint}"
                     )
         seconds = time.perf_counter() - started
@@ -89,6 +90,8 @@ def run_job(
             engine=engine.describe(),
             output=str(output) if output else None,
         )
+    failures += earlier
+    count += len(sink.done)
     if limit.exceeded(failures, count):
         raise TooManyFailuresError(
             f"{failures} of {count} images failed, more than allowed; the rows with an error say "

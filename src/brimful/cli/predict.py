@@ -16,6 +16,7 @@ from brimful.cli.choices import (
 )
 from brimful.cli.job import quiet_libraries, run_job
 from brimful.demo.model import resolve_model
+from brimful.errors import UsageError
 from brimful.load import load
 from brimful.models.artifact import digest_of
 from brimful.runtimes.registry import NAMES
@@ -103,6 +104,8 @@ def predict(
     Exit codes: 0 done, 2 wrong usage, 3 more inputs failed than allowed, 4 model, 130 interrupted
     (go on with --resume).
     """
+    if half and precision == "bf16":
+        raise UsageError("--half means precision=fp16, and precision=bf16 was given; give one")
     limit = parse_failures(max_failures)
     chosen = resolve_model(model)
     quiet_libraries()

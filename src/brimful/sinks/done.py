@@ -15,6 +15,9 @@ class DoneSet:
 
     Images are kept as 128-bit digests of their keys: among a thousand million keys, two share
     one with a probability of about 1e-21. Filled once, in order, then only asked.
+
+    Attributes:
+        failures: How many of them have an error.
     """
 
     def __init__(self) -> None:
@@ -23,10 +26,12 @@ class DoneSet:
         self._sorted: NDArray[np.bytes_] | None = None
         self._frames: dict[str, bytearray] = {}
         self._length = 0
+        self.failures = 0
 
-    def add(self, key: str, frame: int | None) -> None:
-        """Add an image (frame None) or a frame of a video."""
+    def add(self, key: str, frame: int | None, *, failed: bool = False) -> None:
+        """Add an image (frame None) or a frame of a video, and count it if it failed."""
         self._length += 1
+        self.failures += failed
         if frame is None:
             self._digests += _digest(key)
             self._sorted = None

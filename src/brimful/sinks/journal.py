@@ -67,7 +67,7 @@ class Journal:
         """
         done = DoneSet()
         for record in read_rows(self.path):
-            done.add(record["image"], record["frame"])
+            done.add(record["image"], record["frame"], failed=record.get("error") is not None)
         return done
 
     def append(self, lines: bytes) -> None:
