@@ -19,7 +19,7 @@ CanvasMode = Literal["auto", "square", "exact", "fixed"]
 
 CANVAS_MODES: tuple[str, ...] = get_args(CanvasMode)
 CANVAS_CHOICES = "auto, square, exact or HxW such as 480x640"
-SHORT_SIDES = (0.75, 0.7, 0.6)
+SHORT_SIDES = (0.75, 2 / 3, 0.6)
 """Short sides of the `auto` canvases, as fractions of the full side: 4:3, 3:2 and 16:9 images.
 
 They are the minimum rectangles of the common aspect ratios (480, 448 and 384 of 640): most images
