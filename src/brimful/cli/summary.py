@@ -10,6 +10,8 @@ from brimful.engine.engine import EngineReport
 ADVICE = {
     "source": "the source is the limit: listing files or decoding video; several sources help",
     "decode": "decoding is the limit; more workers or smaller files help",
+    "compile": "compiling the network for each canvas is the limit; a longer job spreads it, and "
+    "--canvas square needs it only once",
     "preprocess": "letterboxing is the limit; more workers help",
     "forward": "the model is the limit, as it should be; a lower precision, a smaller model or a "
     "faster device help",

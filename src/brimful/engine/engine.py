@@ -228,7 +228,7 @@ class Engine:
 
     def report(self) -> EngineReport:
         """Return how the stages spent their time since the start or the last reset."""
-        uses = self._stats.use({"decode": self._workers, "preprocess": self._workers})
+        uses = self._stats.use(dict.fromkeys(("decode", "compile", "preprocess"), self._workers))
         return EngineReport(uses, limiting(uses), self._stats.batches())
 
     def describe(self) -> dict[str, str | int]:

@@ -220,9 +220,11 @@ class Pipeline:
                 self._opening.add(canvas)
             # The slot is reserved but not allocated: that may compile for seconds.
             slot = None
+            started = time.perf_counter()
             try:
                 slot = self._slots.allocate(canvas, self._batcher.policy.capacity(canvas))
             finally:
+                self._stats.add("compile", time.perf_counter() - started)
                 with self._lock:
                     self._opening.discard(canvas)
                     if slot is None:

@@ -6,7 +6,8 @@ import threading
 import time
 from dataclasses import dataclass
 
-STAGES = ("source", "decode", "preprocess", "forward", "postprocess", "sink")
+STAGES = ("source", "decode", "compile", "preprocess", "forward", "postprocess", "sink")
+"""In the order of an image's way; `compile` is the making of slots, once a canvas."""
 
 
 @dataclass(frozen=True, slots=True)
