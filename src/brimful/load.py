@@ -92,7 +92,13 @@ def load(
     loaded = load_runtime(
         runtime,
         opened,
-        RuntimeOptions(device=device, precision=precision, threads=threads, max_batch=batch),
+        RuntimeOptions(
+            device=device,
+            precision=precision,
+            threads=threads,
+            max_batch=batch,
+            postprocess=postprocess,
+        ),
     )
     try:
         return Engine(loaded, config)

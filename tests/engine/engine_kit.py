@@ -14,7 +14,7 @@ from brimful.detections import Detections
 from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
 from brimful.errors import ImageError
-from brimful.runtimes.debug import DebugFaults, DebugRuntime
+from brimful.runtimes.debug import DebugFaults, DebugRuntime, EncodedMode
 from brimful.runtimes.runtime import RuntimeOptions
 from brimful.sources.image import SourceImage
 
@@ -27,12 +27,17 @@ def debug_engine(
     batch: int = 8,
     concurrency: int = 1,
     faults: DebugFaults | None = None,
+    encoded: EncodedMode | None = None,
     sleep: Callable[[float], None] = time.sleep,
     **config,
 ) -> Engine:
     """Return an engine on the debug runtime."""
     runtime = DebugRuntime(
-        RuntimeOptions(max_batch=batch), faults, concurrency=concurrency, sleep=sleep
+        RuntimeOptions(max_batch=batch),
+        faults,
+        concurrency=concurrency,
+        encoded=encoded,
+        sleep=sleep,
     )
     return Engine(
         runtime, EngineConfig(**{"imgsz": 64, "canvas": "square", "workers": 2, **config})
@@ -42,6 +47,19 @@ def debug_engine(
 def gray(level: int, height: int = 24, width: int = 32) -> np.ndarray:
     """Return an image of one gray level, which its result can be checked against."""
     return np.full((height, width, 3), level, np.uint8)
+
+
+def jpeg(level: int, height: int = 24, width: int = 32) -> bytes:
+    """Return a JPEG of one gray level, which decodes to exactly that level."""
+    flags = [cv2.IMWRITE_JPEG_QUALITY, 100]
+    return cv2.imencode(".jpg", gray(level, height, width), flags)[1].tobytes()
+
+
+def damaged_jpeg(level: int) -> bytes:
+    """Return a JPEG whose header is right and whose scan ends early, so that decoding fails."""
+    whole = cv2.imencode(".jpg", np.random.default_rng(level).integers(0, 255, (64, 64, 3)))
+    data = whole[1].tobytes()
+    return data[: len(data) // 2] + b"\xff\xd9"
 
 
 def level_of(result: Detections) -> int:

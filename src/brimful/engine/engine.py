@@ -67,7 +67,9 @@ class Engine:
         self.runtime = runtime
         self.spec: ModelSpec = runtime.spec
         self._policy = CanvasPolicy.for_model(self.spec, self.config.canvas, self.config.imgsz)
-        self._preprocess = HostPreprocess(self.spec, self._policy, self.config.limits)
+        self._preprocess = HostPreprocess(
+            self.spec, self._policy, self.config.limits, runtime.decodes
+        )
         self._postprocess = build_postprocess(self.spec, self.config.postprocess)
         self._workers = self.config.workers or min(8, available_cpus())
         canvases = self._policy.canvases()

@@ -43,7 +43,7 @@ def retry(
         # Parts go in order and none is longer than what lies before it, so this overwrites rows
         # of earlier parts only, which are settled.
         if part.start:
-            slot.inputs[: len(part)] = slot.inputs[part.start : part.stop]
+            slot.shift(part.start, len(part))
         outcome = forward(runtime, slot, len(part), timeout_s=timeout_s)
         if isinstance(outcome, OutOfMemoryError) and len(part) > 1:
             middle = (part.start + part.stop + 1) // 2

@@ -31,6 +31,7 @@ from brimful.errors import BrimfulError, EngineStoppedError, ImageError, Runtime
 from brimful.runtimes.runtime import Outputs, Runtime, Slot
 from brimful.sources.image import Pixels
 from brimful.spec import ModelSpec, Size
+from brimful.vision.encoded import Encoded
 from brimful.vision.postprocess import Postprocess
 
 
@@ -191,17 +192,17 @@ class Pipeline:
         """Decode an image and write it into a slot; a bad image settles its own result."""
         started = time.perf_counter()
         try:
-            pixels = self._preprocess.decode(work.image)
+            image = self._preprocess.decode(work.image)
         except ImageError as error:
             self._settle(work, error=str(error))
             return
         finally:
             self._stats.add("decode", time.perf_counter() - started)
-        work.geometry = self._preprocess.place(pixels)
+        work.geometry = self._preprocess.place(image)
         joined = self._join(work)
         if joined is None:
             return  # stopped: the work was settled with the reason
-        self._write(work, pixels, *joined)
+        self._write(work, image, *joined)
 
     def _join(self, work: Work) -> tuple[Batch[Work], Slot, int] | None:
         """Join the open batch of the work's canvas, waiting for a free slot if it has none."""
@@ -256,12 +257,12 @@ class Pipeline:
         return batch
 
     def _write(
-        self, work: Work, pixels: Pixels, batch: Batch[Work], slot: Slot, position: int
+        self, work: Work, image: Pixels | Encoded, batch: Batch[Work], slot: Slot, position: int
     ) -> None:
         assert work.geometry is not None
         started = time.perf_counter()
         try:
-            self._preprocess.write(pixels, work.geometry, slot.inputs[position])
+            self._preprocess.write(image, work.geometry, slot, position)
         except BaseException as error:
             self._supervisor.report("preprocess", error)
             return
@@ -323,6 +324,7 @@ class Pipeline:
                 self._finish(members, outputs)
             else:
                 self._finish_singly(flight, error or RuntimeFailedError("no outputs"))
+            flight.slot.clear()
             with self._lock:
                 self._slots.release(flight.slot)
                 self._slot_freed.notify_all()  # the first to wake may need none

@@ -1,7 +1,8 @@
-"""Preprocess on the host: a decoded image straight into its row of a slot."""
+"""Preprocess on the host: an image straight into its place in a slot, decoded or encoded."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brimful.errors import ImageError
+from brimful.runtimes.runtime import Slot
 from brimful.sources.image import Pixels, SourceImage
 from brimful.spec import ModelSpec
 from brimful.vision.canvas import CanvasPolicy
-from brimful.vision.decode import DecodeLimits, decode
+from brimful.vision.decode import DecodeLimits, decode_pixels, read_encoded
+from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
+from brimful.vision.header import Header
 from brimful.vision.letterbox import classify_crop, letterbox
+
+ENCODED_BYTES = 32 * 2**20
+"""An encoded image waits in memory for its forward; a larger file is decoded at once."""
 
 
 class HostPreprocess:
-    """Decode and letterbox on CPU threads."""
+    """Read, decode and letterbox on CPU threads; what the device decodes is only read."""
 
-    def __init__(self, spec: ModelSpec, policy: CanvasPolicy, limits: DecodeLimits) -> None:
-        """Keep what decides canvas and pixels."""
+    def __init__(
+        self,
+        spec: ModelSpec,
+        policy: CanvasPolicy,
+        limits: DecodeLimits,
+        decodes: Callable[[Header], bool] | None = None,
+    ) -> None:
+        """Keep what decides canvas and pixels.
+
+        Args:
+            spec: The model.
+            policy: Chooses the canvas.
+            limits: How large an image may be.
+            decodes: `Runtime.decodes`.
+        """
         self._policy = policy
         self._limits = limits
         self._crop = spec.task == "classify"
+        self._decodes = decodes
 
-    def decode(self, image: SourceImage) -> Pixels:
-        """Return an image's pixels.
+    def decode(self, image: SourceImage) -> Pixels | Encoded:
+        """Return an image's pixels, or the image as it was read when the device decodes it.
 
         Raises:
             ImageError: It cannot be read or decoded.
@@ -36,21 +57,34 @@ class HostPreprocess:
         if isinstance(payload, np.ndarray):
             return _checked(payload)
         if isinstance(payload, Path | bytes):
-            return decode(payload, self._limits)
+            encoded = read_encoded(payload, self._limits)
+            if (
+                self._decodes is not None
+                and len(encoded.data) <= ENCODED_BYTES
+                and self._decodes(encoded.header)
+            ):
+                return encoded
+            return decode_pixels(encoded)
         if isinstance(payload, ImageError):
             raise ImageError(str(payload))  # a fresh one: it may be on its way in two threads
         raise ImageError(f"the source brought no image but {type(payload).__name__}: {payload}")
 
-    def place(self, pixels: Pixels) -> Geometry:
+    def place(self, image: Pixels | Encoded) -> Geometry:
         """Return where an image goes."""
-        return self._policy.place((pixels.shape[0], pixels.shape[1]))
+        if isinstance(image, Encoded):
+            size = image.header.size
+            assert size is not None  # read_encoded refuses images without
+            return self._policy.place(size)
+        return self._policy.place((image.shape[0], image.shape[1]))
 
-    def write(self, pixels: Pixels, geometry: Geometry, row: NDArray[Any]) -> None:
-        """Write an image into its row of a slot."""
-        if self._crop:
-            classify_crop(pixels, row)
+    def write(self, image: Pixels | Encoded, geometry: Geometry, slot: Slot, position: int) -> None:
+        """Bring an image to its place in a slot."""
+        if isinstance(image, Encoded):
+            slot.put(position, image, geometry)
+        elif self._crop:
+            classify_crop(image, slot.inputs[position])
         else:
-            letterbox(pixels, geometry, row)
+            letterbox(image, geometry, slot.inputs[position])
 
 
 def _checked(pixels: NDArray[Any]) -> Pixels:

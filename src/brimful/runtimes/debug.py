@@ -5,6 +5,11 @@ answers "how fast could this be if the model cost nothing?". It finds one object
 box and class are read off the pixels, so that a test can tell a right result from a neighbour's:
 the class is the gray level of the canvas's centre pixel modulo the number of classes, and the
 score is that level / 255 / 2 + 0.5.
+
+It can play a runtime that decodes and selects on its device, in two ways. With `encoded="decode"`
+the forward decodes and letterboxes what came encoded, and finds in it what it finds in pixels.
+With `encoded="ignore"` nothing looks at any image, and each is said to hold the same
+`IGNORED_ROWS` objects: a device that costs nothing, for measuring what is around it.
 """
 
 from __future__ import annotations
@@ -12,15 +17,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from brimful.errors import RuntimeFailedError, UsageError
+from brimful.errors import ImageError, RuntimeFailedError, UsageError
 from brimful.runtimes.runtime import (
     Done,
+    HostSlot,
     InputFormat,
     OutOfMemoryError,
     Outputs,
@@ -30,8 +35,23 @@ from brimful.runtimes.runtime import (
 )
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
+from brimful.vision.decode import decode_pixels
+from brimful.vision.encoded import Encoded
+from brimful.vision.geometry import Geometry
+from brimful.vision.header import Header
+from brimful.vision.heads.config import PostprocessConfig
+from brimful.vision.heads.rows import Rows
+from brimful.vision.heads.select import select_nms_free
+from brimful.vision.heads.selected import Selected
+from brimful.vision.letterbox import letterbox
 
 DEBUG_NAMES = tuple(f"level{i}" for i in range(10))
+
+IGNORED_ROWS = 9
+"""Objects that every image is said to hold when nothing looks at it."""
+
+EncodedMode = Literal["decode", "ignore"]
+"""What the fake does with images that come encoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +76,28 @@ class DebugFaults:
 
 
 @dataclass(slots=True)
-class DebugSlot:
-    """A slot of plain host memory."""
+class DebugSlot(HostSlot):
+    """A slot of plain host memory, and the encoded images in it by position."""
 
-    canvas: Size
-    inputs: NDArray[Any]
+    encoded: dict[int, tuple[Encoded, Geometry]] = field(default_factory=dict)
 
-    @property
-    def capacity(self) -> int:
-        """Images the slot holds at most."""
-        return len(self.inputs)
+    def put(self, position: int, encoded: Encoded, geometry: Geometry) -> None:
+        """Keep an image for the forward."""
+        self.encoded[position] = encoded, geometry
+
+    def shift(self, start: int, count: int) -> None:
+        """Move images to the front."""
+        HostSlot.shift(self, start, count)
+        for position in range(count if start else 0):
+            image = self.encoded.get(start + position)
+            if image is None:
+                self.encoded.pop(position, None)
+            else:
+                self.encoded[position] = image
+
+    def clear(self) -> None:
+        """Forget the encoded images."""
+        self.encoded.clear()
 
 
 class DebugRuntime:
@@ -80,14 +112,16 @@ class DebugRuntime:
         faults: DebugFaults | None = None,
         *,
         concurrency: int = 1,
+        encoded: EncodedMode | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Make the fake.
 
         Args:
-            options: Only `max_batch` matters.
+            options: Only `max_batch`, and with `encoded` also `postprocess`, matter.
             faults: Latency and faults.
             concurrency: Forwards in flight at once.
+            encoded: Take JPEGs encoded, and what to do with them; None takes pixels only.
             sleep: Waits the latency, in seconds.
         """
         options = options or RuntimeOptions()
@@ -105,10 +139,17 @@ class DebugRuntime:
         self.concurrency = concurrency
         self.batches: list[int] = []
         self._faults = faults or DebugFaults()
+        self._encoded = encoded
+        self._postprocess = options.postprocess or PostprocessConfig()
         self._sleep = sleep
         self._forwards = 0
         self._lock = threading.Lock()
         self._workers = ForwardWorkers(concurrency, name="debug")
+
+    @property
+    def decodes(self) -> Callable[[Header], bool] | None:
+        """With `encoded`: gray and colour JPEGs that need no rotation."""
+        return None if self._encoded is None else _is_plain_jpeg
 
     def allocate(self, canvas: Size, *, capacity: int | None = None) -> DebugSlot:
         """Make a slot."""
@@ -117,6 +158,7 @@ class DebugRuntime:
 
     def submit(self, slot: Slot, count: int, done: Done) -> None:
         """Start a fake forward of the first `count` images."""
+        assert isinstance(slot, DebugSlot)
         self._workers.submit(lambda: self._forward(slot, count), done)
 
     def describe(self) -> dict[str, str | int]:
@@ -127,7 +169,7 @@ class DebugRuntime:
         """Stop the threads."""
         self._workers.close()
 
-    def _forward(self, slot: Slot, count: int) -> Outputs:
+    def _forward(self, slot: DebugSlot, count: int) -> Outputs:
         faults = self._faults
         with self._lock:
             self._forwards += 1
@@ -142,6 +184,9 @@ class DebugRuntime:
         latency = faults.batch_ms + faults.image_ms * count
         if latency:
             self._sleep(latency / 1000)
+        if self._encoded == "ignore":
+            return Selected(rows=_ignored(slot.canvas, count))
+        errors = _decode(slot, count)
         height, width = slot.canvas
         level = slot.inputs[:count, height // 2, width // 2, 0].astype(np.int64)
         if faults.poison_level is not None and (level == faults.poison_level).any():
@@ -150,4 +195,39 @@ class DebugRuntime:
         rows[:, 0, :4] = (width / 4, height / 4, width * 3 / 4, height * 3 / 4)
         rows[:, 0, 4] = level / 255 / 2 + 0.5
         rows[:, 0, 5] = level % len(self.spec.names)
-        return [rows]
+        if self._encoded is None:
+            return [rows]
+        selected = select_nms_free(rows, count, self.spec, self._postprocess)
+        return Selected(rows=selected, errors=errors)
+
+
+def _is_plain_jpeg(header: Header) -> bool:
+    return header.format == "JPEG" and header.components in (1, 3) and header.orientation == 1
+
+
+def _decode(slot: DebugSlot, count: int) -> dict[int, str]:
+    """Decode what came encoded into its rows; return why some could not be."""
+    errors: dict[int, str] = {}
+    for position, (encoded, geometry) in slot.encoded.items():
+        if position < count:
+            try:
+                letterbox(decode_pixels(encoded), geometry, slot.inputs[position])
+            except ImageError as error:
+                errors[position] = str(error)
+    return errors
+
+
+def _ignored(canvas: Size, count: int) -> Rows:
+    """Return boxes of many sizes that follow from nothing but their number."""
+    height, width = canvas
+    at = np.linspace(0.05, 0.6, IGNORED_ROWS, dtype=np.float32)
+    corners = np.stack((at, at[::-1], at + at / 2, at[::-1] + at / 3), axis=1)
+    boxes = np.tile(corners * np.array((width, height) * 2, np.float32), (count, 1))
+    return Rows(
+        image=np.repeat(np.arange(count), IGNORED_ROWS),
+        boxes=boxes,
+        confidence=np.tile(np.linspace(0.97, 0.26, IGNORED_ROWS, dtype=np.float32), count),
+        class_id=np.tile(np.arange(IGNORED_ROWS, dtype=np.int32) % len(DEBUG_NAMES), count),
+        extra=np.empty((count * IGNORED_ROWS, 0), np.float32),
+        truncated=np.zeros(count, np.bool_),
+    )

@@ -7,34 +7,27 @@ in a small network scales perfectly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from brimful.errors import ModelError, UsageError
 from brimful.models.metadata import parse_metadata
 from brimful.models.model import Model
 from brimful.models.signature import Shape, Signature, spec_from
-from brimful.runtimes.runtime import Done, InputFormat, Outputs, RuntimeOptions, Slot, new_input
+from brimful.runtimes.runtime import (
+    Done,
+    HostSlot,
+    InputFormat,
+    Outputs,
+    RuntimeOptions,
+    Slot,
+    new_input,
+)
 from brimful.runtimes.threads import available_cpus
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
-
-
-@dataclass(slots=True)
-class OnnxSlot:
-    """A slot of plain host memory."""
-
-    canvas: Size
-    inputs: NDArray[Any]
-
-    @property
-    def capacity(self) -> int:
-        """Images the slot holds at most."""
-        return len(self.inputs)
 
 
 class OnnxRuntime:
@@ -42,6 +35,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     input_format: InputFormat = "chw_f32"
+    decodes = None
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Load a model file.
@@ -67,10 +61,10 @@ class OnnxRuntime:
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._workers = ForwardWorkers(self.concurrency, name="onnxruntime")
 
-    def allocate(self, canvas: Size, *, capacity: int | None = None) -> OnnxSlot:
+    def allocate(self, canvas: Size, *, capacity: int | None = None) -> HostSlot:
         """Make a slot; a model with a fixed batch gets that capacity whatever is asked."""
         count = self.spec.fixed_batch or capacity or self.max_batch
-        return OnnxSlot(canvas, new_input(self.spec, self.input_format, canvas, count))
+        return HostSlot(canvas, new_input(self.spec, self.input_format, canvas, count))
 
     def submit(self, slot: Slot, count: int, done: Done) -> None:
         """Start the forward of the first `count` images; a fixed batch runs whole."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from brimful.errors import ModelError, UsageError
 from brimful.extras import require
@@ -22,7 +21,15 @@ from brimful.memory.trim import trim
 from brimful.models.metadata import parse_metadata
 from brimful.models.model import Model
 from brimful.models.signature import Shape, Signature, spec_from
-from brimful.runtimes.runtime import Done, InputFormat, Outputs, RuntimeOptions, Slot, new_input
+from brimful.runtimes.runtime import (
+    Done,
+    HostSlot,
+    InputFormat,
+    Outputs,
+    RuntimeOptions,
+    Slot,
+    new_input,
+)
 from brimful.runtimes.threads import available_cpus
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
@@ -34,19 +41,12 @@ _PRECISION = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 @dataclass(slots=True)
-class OpenVinoSlot:
+class OpenVinoSlot(HostSlot):
     """An infer request and the host memory it reads."""
 
-    canvas: Size
-    inputs: NDArray[Any]
     request: Any
     compiled: Any
     shares_memory: bool
-
-    @property
-    def capacity(self) -> int:
-        """Images the slot holds at most."""
-        return len(self.inputs)
 
 
 class OpenVinoRuntime:
@@ -54,6 +54,7 @@ class OpenVinoRuntime:
 
     name = "openvino"
     input_format: InputFormat = "hwc_u8"
+    decodes = None
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Read a model file; networks are compiled as canvases come.

@@ -1,4 +1,10 @@
-"""The contract between the engine and whatever executes a model."""
+"""The contract between the engine and whatever executes a model.
+
+A slot takes an image in one of two ways: as pixels, which the engine letterboxes into a row of
+`Slot.inputs`, or encoded (`Slot.put`), for a runtime that decodes and letterboxes on its device.
+Likewise a forward has one of two results: the head's outputs, from which the host selects, or
+rows that the device selected already (`Selected`).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +17,15 @@ from numpy.typing import NDArray
 
 from brimful.errors import RuntimeFailedError, UsageError
 from brimful.spec import ModelSpec, Size
+from brimful.vision.encoded import Encoded
+from brimful.vision.geometry import Geometry
+from brimful.vision.header import Header
+from brimful.vision.heads.config import PostprocessConfig
+from brimful.vision.heads.selected import Selected
 
-Outputs = Sequence[NDArray[np.float32]]
-"""float32 arrays as `ModelSpec.head` lays them out; the first axis is the batch."""
+Outputs = Sequence[NDArray[np.float32]] | Selected
+"""float32 arrays as `ModelSpec.head` lays them out, the first axis the batch; or what the device
+selected from them."""
 
 Done = Callable[["Outputs | None", BaseException | None], None]
 """Told once per forward, on any thread: the outputs, or the error."""
@@ -42,12 +54,15 @@ class RuntimeOptions:
         precision: Arithmetic of the forward; a runtime that cannot do it refuses.
         threads: CPU threads of the forward in all; None takes every CPU of this process.
         max_batch: The largest batch that will be asked for; None lets the runtime choose.
+        postprocess: What a runtime that selects on its device selects with; None leaves the
+            selection to the host.
     """
 
     device: str = "cpu"
     precision: Precision = "fp32"
     threads: int | None = None
     max_batch: int | None = None
+    postprocess: PostprocessConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no runtime could take."""
@@ -64,6 +79,9 @@ class RuntimeOptions:
 class Slot(Protocol):
     """The preallocated buffers of one batch.
 
+    Each image of a batch is either written into its row of `inputs` or `put` there encoded. Several
+    threads fill different positions at once.
+
     Attributes:
         canvas: (height, width) of every image in it.
         inputs: Host array of `capacity` images in the runtime's input format. It may be written
@@ -77,6 +95,55 @@ class Slot(Protocol):
     def capacity(self) -> int:
         """Images the slot holds at most."""
         ...
+
+    def put(self, position: int, encoded: Encoded, geometry: Geometry) -> None:
+        """Take an image that the device shall decode.
+
+        Called only for images that `Runtime.decodes` takes. An image whose data turns out to be
+        damaged is reported in `Selected.errors`, and hurts none of its neighbours.
+
+        Args:
+            position: Its place in the batch.
+            encoded: The file.
+            geometry: Where it lies on the canvas.
+        """
+        ...
+
+    def shift(self, start: int, count: int) -> None:
+        """Move the images [start, start + count) to the front, over what is there."""
+        ...
+
+    def clear(self) -> None:
+        """Forget encoded images: the batch is settled, and the next one writes its own.
+
+        Rows of `inputs` may keep what they hold.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class HostSlot:
+    """A slot of host memory that takes pixels only; slots of runtimes that decode extend it."""
+
+    canvas: Size
+    inputs: NDArray[Any]
+
+    @property
+    def capacity(self) -> int:
+        """Images the slot holds at most."""
+        return len(self.inputs)
+
+    def put(self, position: int, encoded: Encoded, geometry: Geometry) -> None:
+        """Refuse: the runtime says that it decodes nothing."""
+        raise TypeError("this slot takes pixels, not encoded images")
+
+    def shift(self, start: int, count: int) -> None:
+        """Move rows to the front."""
+        if start:
+            self.inputs[:count] = self.inputs[start : start + count]
+
+    def clear(self) -> None:
+        """Do nothing: rows are overwritten."""
 
 
 class Runtime(Protocol):
@@ -95,6 +162,14 @@ class Runtime(Protocol):
     input_format: InputFormat
     max_batch: int
     concurrency: int
+
+    @property
+    def decodes(self) -> Callable[[Header], bool] | None:
+        """Tells whether slots take an image of this header encoded; None when they never do.
+
+        The header has a size. What is not taken comes as pixels, also into the same batch.
+        """
+        ...
 
     def allocate(self, canvas: Size, *, capacity: int | None = None) -> Slot:
         """Make a slot for a canvas, compiling and warming up what it needs.

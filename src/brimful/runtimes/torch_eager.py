@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from brimful.errors import ModelError, UsageError
 from brimful.extras import require
@@ -22,6 +21,7 @@ from brimful.models.model import Model
 from brimful.models.signature import Shape, Signature, spec_from
 from brimful.runtimes.runtime import (
     Done,
+    HostSlot,
     InputFormat,
     OutOfMemoryError,
     Outputs,
@@ -35,23 +35,17 @@ from brimful.spec import ModelSpec, Size
 
 
 @dataclass(slots=True)
-class TorchSlot:
+class TorchSlot(HostSlot):
     """A slot of host memory; pinned where the device is a GPU."""
 
-    canvas: Size
-    inputs: NDArray[Any]
     tensor: Any
-
-    @property
-    def capacity(self) -> int:
-        """Images the slot holds at most."""
-        return len(self.inputs)
 
 
 class TorchRuntime:
     """Executes a network in eager PyTorch."""
 
     input_format: InputFormat = "hwc_u8"
+    decodes = None
     concurrency = 1
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:

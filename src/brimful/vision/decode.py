@@ -28,9 +28,10 @@ import simplejpeg
 
 from brimful.errors import ImageError, UsageError
 from brimful.sources.image import Pixels
+from brimful.vision.encoded import Encoded
 from brimful.vision.header import Header, read_header, read_size
 
-__all__ = ["DecodeLimits", "decode", "read_file", "read_size"]
+__all__ = ["DecodeLimits", "decode", "decode_pixels", "read_encoded", "read_file", "read_size"]
 
 _KNOWN = "JPEG, PNG, WebP, BMP or TIFF"
 
@@ -55,8 +56,8 @@ class DecodeLimits:
             )
 
 
-def decode(payload: Path | bytes, limits: DecodeLimits = DecodeLimits()) -> Pixels:
-    """Decode an image, EXIF rotation applied.
+def decode(payload: str | Path | bytes, limits: DecodeLimits = DecodeLimits()) -> Pixels:
+    """Read and decode an image, EXIF rotation applied.
 
     Args:
         payload: A file, or the encoded bytes.
@@ -69,7 +70,21 @@ def decode(payload: Path | bytes, limits: DecodeLimits = DecodeLimits()) -> Pixe
     Raises:
         ImageError: The file cannot be read, is no image, is damaged or exceeds the limits.
     """
-    data = read_file(payload, limits) if isinstance(payload, Path) else payload
+    return decode_pixels(read_encoded(payload, limits))
+
+
+def read_encoded(payload: str | Path | bytes, limits: DecodeLimits = DecodeLimits()) -> Encoded:
+    """Read an image and check all that can be checked without decoding it.
+
+    Args:
+        payload: A file, or the encoded bytes.
+        limits: What is too large.
+
+    Raises:
+        ImageError: The file cannot be read, is no image, is visibly truncated or exceeds the
+            limits.
+    """
+    data = payload if isinstance(payload, bytes) else read_file(payload, limits)
     if not data:
         raise ImageError("the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
@@ -79,6 +94,16 @@ def decode(payload: Path | bytes, limits: DecodeLimits = DecodeLimits()) -> Pixe
         raise ImageError(_unknown(data))
     _check_size(header, limits)
     _check_complete(data, header)
+    return Encoded(data, header)
+
+
+def decode_pixels(encoded: Encoded) -> Pixels:
+    """Decode an image that was read; `decode` says to what.
+
+    Raises:
+        ImageError: It is damaged.
+    """
+    data, header = encoded.data, encoded.header
     if header.components in (1, 3) and header.orientation == 1:
         try:
             pixels: Pixels = simplejpeg.decode_jpeg(data, "BGR")
@@ -93,7 +118,7 @@ def decode(payload: Path | bytes, limits: DecodeLimits = DecodeLimits()) -> Pixe
     return _decode_with_opencv(data, header)
 
 
-def read_file(path: Path, limits: DecodeLimits = DecodeLimits()) -> bytes:
+def read_file(path: str | Path, limits: DecodeLimits = DecodeLimits()) -> bytes:
     """Read a whole file with one open and, on local disks, one read.
 
     Raises:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from brimful.detections import Detections, FloatArray
 from brimful.errors import ModelError, UsageError
 from brimful.spec import Head, ModelSpec, Task
@@ -16,15 +18,18 @@ from brimful.vision.heads.pose import pose
 from brimful.vision.heads.rows import Rows
 from brimful.vision.heads.segment import segment
 from brimful.vision.heads.select import select_nms_free, select_raw, select_yolov5
+from brimful.vision.heads.selected import Selected
 
-__all__ = ["Placed", "Postprocess", "PostprocessConfig", "build_postprocess"]
+__all__ = ["Placed", "Postprocess", "PostprocessConfig", "Selected", "build_postprocess"]
 
-Postprocess = Callable[[Sequence[FloatArray], Sequence[Placed]], list[Detections]]
-"""Turns outputs (float32, first axis at least the number of images) and the images of the batch
-into their Detections, in order. Results never refer to the outputs' memory."""
+Postprocess = Callable[[Sequence[FloatArray] | Selected, Sequence[Placed]], list[Detections]]
+"""Turns outputs (float32, first axis at least the number of images), or what was selected from
+them on the device, and the images of the batch into their Detections, in order. Results never
+refer to the memory of output arrays."""
 
 Select = Callable[[FloatArray, int, ModelSpec, PostprocessConfig], Rows]
 Finish = Callable[[Rows, Sequence[FloatArray], Sequence[Placed], ModelSpec], list[Detections]]
+"""Takes the rows to the original images; the arrays are the outputs after the first."""
 
 SELECT: dict[Head, Select] = {
     "nms_free": select_nms_free,
@@ -66,7 +71,11 @@ def build_postprocess(spec: ModelSpec, config: PostprocessConfig) -> Postprocess
 
     if spec.task == "classify":
 
-        def classified(outputs: Sequence[FloatArray], placed: Sequence[Placed]) -> list[Detections]:
+        def classified(
+            outputs: Sequence[FloatArray] | Selected, placed: Sequence[Placed]
+        ) -> list[Detections]:
+            if isinstance(outputs, Selected):
+                raise ModelError("a classifier's outputs are probabilities, got selected rows")
             check(outputs, placed)
             return classify(outputs, placed, spec) if placed else []
 
@@ -74,11 +83,35 @@ def build_postprocess(spec: ModelSpec, config: PostprocessConfig) -> Postprocess
 
     select, finish = SELECT[spec.head], FINISH[spec.task]
 
-    def postprocess(outputs: Sequence[FloatArray], placed: Sequence[Placed]) -> list[Detections]:
+    def postprocess(
+        outputs: Sequence[FloatArray] | Selected, placed: Sequence[Placed]
+    ) -> list[Detections]:
+        if isinstance(outputs, Selected):
+            return _finish_selected(outputs, placed, spec, finish)
         check(outputs, placed)
         if not placed:
             return []
         rows = select(outputs[0], len(placed), spec, config)
-        return finish(rows, outputs, placed, spec)
+        return finish(rows, outputs[1:], placed, spec)
 
     return postprocess
+
+
+def _finish_selected(
+    selected: Selected, placed: Sequence[Placed], spec: ModelSpec, finish: Finish
+) -> list[Detections]:
+    """Take rows that the device selected to the original images."""
+    rows, errors = selected.rows, selected.errors
+    if len(rows.truncated) != len(placed) or any(i >= len(placed) for i in errors):
+        raise ModelError(
+            f"expected rows of {len(placed)} images, got rows of {len(rows.truncated)} and "
+            f"errors of {sorted(errors)}"
+        )
+    if not placed:
+        return []
+    if errors:
+        rows = rows.where(~np.isin(rows.image, list(errors)))
+    found = finish(rows, selected.arrays, placed, spec)
+    for position, error in errors.items():
+        found[position] = placed[position].failed(spec, error)
+    return found

@@ -11,8 +11,8 @@ from brimful.vision.heads.rows import Inverse, Rows
 
 
 def detect(
-    rows: Rows, outputs: Sequence[FloatArray], placed: Sequence[Placed], spec: ModelSpec
+    rows: Rows, arrays: Sequence[FloatArray], placed: Sequence[Placed], spec: ModelSpec
 ) -> list[Detections]:
     """Return the boxes of each image, clipped to it."""
-    del outputs  # the rows hold all there is
+    del arrays  # the rows hold all there is
     return rows.detections(placed, spec, Inverse.of(rows, placed).boxes(rows.boxes))

@@ -13,14 +13,14 @@ from brimful.vision.heads.rows import Inverse, Rows
 
 
 def obb(
-    rows: Rows, outputs: Sequence[FloatArray], placed: Sequence[Placed], spec: ModelSpec
+    rows: Rows, arrays: Sequence[FloatArray], placed: Sequence[Placed], spec: ModelSpec
 ) -> list[Detections]:
     """Return the rotated boxes of each image and their axis-aligned bounds.
 
     As in the reference, neither is clipped, sides scale with their axis (the letterbox changes
     the aspect ratio by less than a pixel) and the angle is the model's own, in no fixed range.
     """
-    del outputs  # the rows hold all there is
+    del arrays  # the rows hold all there is
     inverse = Inverse.of(rows, placed)
     rotated = np.concatenate(
         (

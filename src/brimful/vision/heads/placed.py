@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from brimful.detections import Detections
+from brimful.spec import ModelSpec
 from brimful.vision.geometry import Geometry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Placed:
     """An image of a batch: who it is and where it lies on its canvas.
 
@@ -24,3 +26,18 @@ class Placed:
     frame: int | None
     pts_ms: float | None
     geometry: Geometry
+
+    def failed(self, spec: ModelSpec, error: str) -> Detections:
+        """Return the result of an image that has none, and why."""
+        height, width = self.geometry.image
+        return Detections(
+            image=self.key,
+            index=self.index,
+            frame=self.frame,
+            pts_ms=self.pts_ms,
+            height=height,
+            width=width,
+            task=spec.task,
+            names=spec.names,
+            error=error,
+        )

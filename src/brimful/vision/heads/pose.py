@@ -14,10 +14,10 @@ from brimful.vision.heads.rows import Inverse, Rows
 
 
 def pose(
-    rows: Rows, outputs: Sequence[FloatArray], placed: Sequence[Placed], spec: ModelSpec
+    rows: Rows, arrays: Sequence[FloatArray], placed: Sequence[Placed], spec: ModelSpec
 ) -> list[Detections]:
     """Return the boxes and keypoints of each image, clipped to it."""
-    del outputs  # the rows hold all there is
+    del arrays  # the rows hold all there is
     if spec.kpt_shape is None:
         raise ModelError("a pose model needs kpt_shape, (keypoints, 2 or 3), in its metadata")
     inverse = Inverse.of(rows, placed)

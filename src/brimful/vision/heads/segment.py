@@ -16,18 +16,18 @@ from brimful.vision.masks import instance_masks
 
 
 def segment(
-    rows: Rows, outputs: Sequence[FloatArray], placed: Sequence[Placed], spec: ModelSpec
+    rows: Rows, arrays: Sequence[FloatArray], placed: Sequence[Placed], spec: ModelSpec
 ) -> list[Detections]:
     """Return the boxes and masks of each image; a detection without a mask pixel is dropped."""
-    if len(outputs) < 2 or outputs[1].ndim != 4 or outputs[1].shape[1] != rows.extra.shape[1]:
-        got = ", ".join(str(o.shape) for o in outputs[1:]) or "none"
+    if not arrays or arrays[0].ndim != 4 or arrays[0].shape[1] != rows.extra.shape[1]:
+        got = ", ".join(str(array.shape) for array in arrays) or "none"
         raise ModelError(
             f"a segment model's second output has prototypes (batch, {rows.extra.shape[1]}, "
             f"height, width), got {got}"
         )
     boxes = Inverse.of(rows, placed).boxes(rows.boxes)
     masks: list[dict[str, Any] | None] = []
-    for prototypes, p, span in zip(outputs[1], placed, rows.spans(), strict=False):
+    for prototypes, p, span in zip(arrays[0], placed, rows.spans(), strict=False):
         if span.stop > span.start:
             masks += instance_masks(prototypes, rows.extra[span], boxes[span], p.geometry)
     keep = np.array([mask is not None for mask in masks], np.bool_)

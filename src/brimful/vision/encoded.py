@@ -1,0 +1,21 @@
+"""Encoded: an image that was read and checked, but not decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from brimful.vision.header import Header
+
+
+@dataclass(slots=True)
+class Encoded:
+    """An image that was read but not decoded.
+
+    Attributes:
+        data: The whole file.
+        header: What its header says. The size is there and within the limits, and the data has
+            its end.
+    """
+
+    data: bytes
+    header: Header
