@@ -11,7 +11,8 @@ from brimful.models.model import ModelOptions, open_model
 from brimful.models.signature import SpecOverrides
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import Precision, RuntimeOptions
-from brimful.spec import Task
+from brimful.spec import Size, Task
+from brimful.vision.canvas import parse_canvas
 from brimful.vision.decode import DecodeLimits
 from brimful.vision.postprocess import PostprocessConfig
 
@@ -97,6 +98,7 @@ def load(
             precision=precision,
             threads=threads,
             max_batch=batch,
+            largest=_largest(canvas, imgsz),
             postprocess=postprocess,
         ),
     )
@@ -105,3 +107,9 @@ def load(
     except BaseException:
         loaded.close()
         raise
+
+
+def _largest(canvas: str, imgsz: int | tuple[int, int] | None) -> Size | None:
+    """Return the largest canvas that a policy can choose, None for the model's own size."""
+    fixed = parse_canvas(canvas)[1]
+    return fixed or ((imgsz, imgsz) if isinstance(imgsz, int) else imgsz)

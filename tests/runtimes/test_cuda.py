@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from brimful.detections import Detections
 from brimful.load import load
+from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.runtime import Precision
+from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.letterbox import letterbox
 from model_files import saved
 from oracles import asset, pair_detections
 
@@ -82,3 +87,147 @@ def test_close_gives_memory_back() -> None:
     reserved_after(3)
     settled = reserved_after(1)
     assert reserved_after(4) <= settled
+
+
+def test_batches_and_positions_change_no_bit() -> None:
+    model = saved("yolo26n.yaml")
+    single = detect(model, "cuda", "fp16", batch=1)
+    for batch in (2, 7, 32):
+        together = detect(model, "cuda", "fp16", batch=batch)
+        for a, b in zip(single, together, strict=True):
+            assert np.allclose(a.boxes, b.boxes, atol=0.05)
+            assert np.allclose(a.confidence, b.confidence, atol=1e-3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_decode_on_the_device_agrees_with_the_cpu(orientation: int) -> None:
+    """Pixels of the engines and of libjpeg-turbo differ by rounding and chroma filters only."""
+    import torch
+
+    from brimful.runtimes.cuda.loader import Loader
+    from brimful.vision.decode import decode, read_encoded
+
+    data = with_orientation(Path(asset("bus.jpg")).read_bytes(), orientation)
+    encoded = read_encoded(data)
+    size = encoded.header.size
+    assert size is not None
+    geometry = CanvasPolicy().place(size)
+    canvas = geometry.canvas
+    expected = np.empty((*canvas, 3), np.uint8)
+    letterbox(decode(data), geometry, expected)
+    with torch.cuda.device(0):
+        loader = Loader(4, 3, 64 * 2**20, torch.device("cuda:0"))
+        assert loader.takes(encoded.header)
+        slot = CudaSlot(canvas, 4, 3)
+        slot.put(2, encoded, geometry)
+        slot.put(0, encoded, geometry)
+        slot.inputs[1] = expected
+        slot.inputs[3] = 0
+        out = torch.zeros((4, 3, *canvas), device="cuda").contiguous(
+            memory_format=torch.channels_last
+        )
+        found = load_into(loader, slot, 3, out)
+        loader.close()
+    pixels = (found.permute(0, 2, 3, 1).flip(3) * 255).round().cpu().numpy()
+    assert np.array_equal(pixels[1], expected)
+    assert np.array_equal(pixels[0], pixels[2])
+    difference = np.abs(pixels[0] - expected)
+    assert difference.mean() < 1.0
+    assert np.percentile(difference, 99) <= 8
+
+
+def load_into(loader: Any, slot: CudaSlot, count: int, out: Any) -> Any:
+    """Run a loader's pieces as a lane would, without a graph."""
+    import torch
+
+    from brimful.vision.cuda.letterbox import letterbox as device_letterbox
+
+    errors: dict[int, str] = {}
+    for piece in loader.pieces(slot, count, errors):
+        table = torch.from_numpy(piece.table).cuda()
+        device_letterbox(table, out, count=len(piece.table))
+        if piece.arena is not None:
+            piece.arena.release(torch.cuda.current_stream())
+    torch.cuda.synchronize()
+    assert not errors
+    return out
+
+
+def with_orientation(data: bytes, orientation: int) -> bytes:
+    """Return a JPEG with an EXIF orientation."""
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation]) + bytes(7)
+    exif = b"Exif\0\0" + tiff
+    return data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+
+
+def test_images_larger_than_an_arena_go_in_pieces_or_to_the_cpu() -> None:
+    import torch
+
+    from brimful.runtimes.cuda.loader import ARENAS, Loader
+    from brimful.vision.decode import read_encoded
+
+    encoded = read_encoded(Path(asset("bus.jpg")).read_bytes())  # 810x1080: 2.6 MB decoded
+    assert encoded.header.size is not None
+    geometry = CanvasPolicy().place(encoded.header.size)
+    with torch.cuda.device(0):
+        small = Loader(8, 3, ARENAS * 2 * 2**20, torch.device("cuda:0"))
+        assert not small.takes(encoded.header)
+        small.close()
+        loader = Loader(8, 3, ARENAS * 6 * 2**20, torch.device("cuda:0"))
+        slot = CudaSlot(geometry.canvas, 8, 3)
+        for position in range(8):
+            slot.put(position, encoded, geometry)
+        shape = (8, 3, *geometry.canvas)
+        out = torch.zeros(shape, device="cuda").contiguous(memory_format=torch.channels_last)
+        found = load_into(loader, slot, 8, out)
+        loader.close()
+    assert all(torch.equal(found[0], other) for other in found)
+    assert found[0].std() > 0.1
+
+
+def test_an_image_that_the_engines_refuse_is_decoded_on_the_cpu() -> None:
+    import cv2
+
+    image = cv2.imread(asset("bus.jpg"))
+    factor = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411]
+    files = [cv2.imencode(".jpg", image, extra)[1].tobytes() for extra in ([], factor, [])]
+    files.append(files[0][:2] + b"\xff\xc4\x00\x03\x00" + files[0][200:])  # no tables worth a name
+    with load(saved("yolov8n.yaml"), device="cuda", precision="fp16", batch=4) as engine:
+        results = list(engine.predict(files))
+    assert [result.error is None for result in results] == [True, True, True, False]
+    assert len(results[1]) > 0
+    assert np.allclose(results[0].boxes, results[2].boxes)
+
+
+def test_nothing_is_allocated_in_the_steady_state() -> None:
+    import torch
+
+    with load(saved("yolo26n.yaml"), device="cuda", precision="fp16", batch=8) as engine:
+        list(engine.predict(IMAGES * 20))
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        segments = torch.cuda.memory_stats()["segment.all.allocated"]
+        list(engine.predict(IMAGES * 50))
+        after = torch.cuda.memory_stats()
+    assert after["allocation.all.allocated"] == before
+    assert after["segment.all.allocated"] == segments
+
+
+def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's contract with the runtime: a failed batch's images all get results."""
+    import torch
+
+    from brimful.runtimes.cuda.runtime import TorchCudaRuntime
+
+    launch = TorchCudaRuntime._launch
+
+    def failing(self: Any, forward: Any) -> None:
+        if forward.count > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        launch(self, forward)
+
+    with load(saved("yolo26n.yaml"), device="cuda", precision="fp16", batch=8) as engine:
+        expected = [len(result) for result in engine.predict(IMAGES * 8)]
+        monkeypatch.setattr(TorchCudaRuntime, "_launch", failing)
+        results = list(engine.predict(IMAGES * 8))
+    assert [result.error for result in results] == [None] * 16
+    assert [len(result) for result in results] == expected

@@ -51,7 +51,7 @@ def _openvino(model: Model, options: RuntimeOptions) -> Runtime:
 
 def _torch(model: Model, options: RuntimeOptions) -> Runtime:
     if model.format == "pt" and options.device != "cpu":
-        from brimful.runtimes.torch_cuda import TorchCudaRuntime
+        from brimful.runtimes.cuda.runtime import TorchCudaRuntime
 
         return TorchCudaRuntime(model, options)
     from brimful.runtimes.torch_eager import TorchRuntime

@@ -54,6 +54,12 @@ class RuntimeOptions:
         precision: Arithmetic of the forward; a runtime that cannot do it refuses.
         threads: CPU threads of the forward in all; None takes every CPU of this process.
         max_batch: The largest batch that will be asked for; None lets the runtime choose.
+        tune_batch: Whether the runtime shall find the batch beyond which there is little to gain
+            (`max_batch` must be None); one that cannot chooses as ever.
+        memory: Bytes of device memory that the process may hold, or None; only a runtime with a
+            device of its own keeps it.
+        largest: (height, width) of the largest canvas that will be asked for; None is the model's
+            own size.
         postprocess: What a runtime that selects on its device selects with; None leaves the
             selection to the host.
     """
@@ -62,6 +68,9 @@ class RuntimeOptions:
     precision: Precision = "fp32"
     threads: int | None = None
     max_batch: int | None = None
+    tune_batch: bool = False
+    memory: int | None = None
+    largest: Size | None = None
     postprocess: PostprocessConfig | None = None
 
     def __post_init__(self) -> None:
@@ -84,12 +93,17 @@ class Slot(Protocol):
 
     Attributes:
         canvas: (height, width) of every image in it.
-        inputs: Host array of `capacity` images in the runtime's input format. It may be written
-            until the slot is submitted and again once its forward is done.
     """
 
     canvas: Size
-    inputs: NDArray[Any]
+
+    @property
+    def inputs(self) -> NDArray[Any]:
+        """Host array of `capacity` images in the runtime's input format.
+
+        It may be written until the slot is submitted and again once its forward is done.
+        """
+        ...
 
     @property
     def capacity(self) -> int:

@@ -35,6 +35,7 @@ class Header:
         orientation: EXIF orientation, 1 to 8; 1 without a tag.
         components: Colour components of a JPEG (1 gray, 3 colour, 4 CMYK), else 0.
         scan: Offset where the first scan of a JPEG starts, else 0.
+        baseline: Whether it is a baseline JPEG (SOF0), the kind that hardware decodes.
     """
 
     format: ImageFormat
@@ -42,6 +43,7 @@ class Header:
     orientation: int = 1
     components: int = 0
     scan: int = 0
+    baseline: bool = False
 
     @property
     def size(self) -> Size | None:
@@ -93,6 +95,7 @@ def _format_of(data: bytes) -> ImageFormat:
 
 def _jpeg(data: bytes) -> Header:
     size: Size | None = None
+    baseline = False
     orientation, components, at, end = 1, 0, 2, len(data)
     while at + 4 <= end:
         if data[at] != 0xFF:  # libjpeg skips garbage between segments, so do we
@@ -108,16 +111,17 @@ def _jpeg(data: bytes) -> Header:
         elif marker == 0xD9:
             break
         elif marker == 0xDA:
-            return Header("JPEG", size, orientation, components, at)
+            return Header("JPEG", size, orientation, components, at, baseline)
         else:
             length = (data[at + 2] << 8) | data[at + 3]
             if marker in _SOF and at + 10 <= end:
                 height, width = struct.unpack_from(">HH", data, at + 5)
                 size, components = (height, width), data[at + 9]
+                baseline = marker == 0xC0
             elif marker == 0xE1 and orientation == 1 and data[at + 4 : at + 10] == b"Exif\0\0":
                 orientation = _exif_orientation(data[at + 10 : at + 2 + length])
             at += 2 + max(length, 2)
-    return Header("JPEG", size, orientation, components, 0)
+    return Header("JPEG", size, orientation, components, 0, baseline)
 
 
 def _png(data: bytes) -> Header:

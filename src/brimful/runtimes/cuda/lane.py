@@ -1,0 +1,204 @@
+"""Lane: a stream with buffers and captured graphs of its own; two of them keep a device busy.
+
+Launching a small network's kernels from Python costs several times what they compute; a captured
+graph replays them in one call. A lane has one graph per canvas and batch size, and they share its
+memory, for only one of them runs at a time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from brimful.runtimes.cuda.network import CudaNetwork
+from brimful.spec import ModelSpec, Size
+from brimful.vision.cuda.letterbox import COLUMNS
+from brimful.vision.cuda.select import DeviceSelect
+from brimful.vision.heads.config import PostprocessConfig
+
+GRAPHS_KEPT = 64
+"""Graphs a lane keeps; the least recently used goes."""
+
+REPLAYS = 8
+"""Forwards that a rate is measured over."""
+
+
+@dataclass(slots=True)
+class Graph:
+    """A captured forward, selection included.
+
+    Attributes:
+        canvas: (height, width).
+        bucket: Images it computes, whether they are there or not.
+        input: (bucket, channels, height, width) in the network's dtype, channels-last.
+        replay: Runs it on the current stream.
+        select: Holds the rows afterwards; None when the host selects.
+        outputs: float32 outputs that the host needs, on the device.
+        keeps: What the graph reads and nothing else holds.
+    """
+
+    canvas: Size
+    bucket: int
+    input: Tensor
+    replay: Callable[[], None]
+    select: DeviceSelect | None
+    outputs: list[Tensor]
+    keeps: tuple[Any, ...]
+
+
+class Lane:
+    """A stream, its buffers, and its graphs."""
+
+    def __init__(
+        self, network: CudaNetwork, capacity: int, device: Any, *, captures: bool = True
+    ) -> None:
+        """Make the buffers that do not depend on the canvas.
+
+        Args:
+            network: What graphs are captured of.
+            capacity: Images of a batch at most.
+            device: CUDA device, the current one.
+            captures: Whether to capture graphs; False launches every kernel anew, for comparison.
+        """
+        self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
+        self.table = torch.zeros((capacity, COLUMNS), dtype=torch.int64, device=device)
+        self.live_host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
+        self.live = torch.zeros(1, dtype=torch.int32, device=device)
+        self._network = network
+        self._device = device
+        self._captures = captures
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: OrderedDict[tuple[Size, int], Graph] = OrderedDict()
+        self._input = torch.empty(0, dtype=network.dtype, device=device)
+
+    def graph(self, canvas: Size, bucket: int) -> Graph | None:
+        """Return the graph of a canvas and batch size, if it is there."""
+        graph = self._graphs.get((canvas, bucket))
+        if graph is not None:
+            self._graphs.move_to_end((canvas, bucket))
+        return graph
+
+    def reserve(self, values: int) -> None:
+        """Make room for the largest input, in values; graphs of a smaller buffer are dropped."""
+        if values > self._input.numel():
+            self._graphs.clear()
+            self._pool = torch.cuda.graph_pool_handle()  # the old one goes with its last graph
+            self._input = torch.empty(values, dtype=self._network.dtype, device=self._device)
+
+    def capture(self, canvas: Size, bucket: int, config: PostprocessConfig | None) -> Graph:
+        """Capture the forward of a canvas and batch size; nothing else may run on the lane.
+
+        Args:
+            canvas: (height, width).
+            bucket: Images.
+            config: What to select with on the device; None leaves it to the host.
+        """
+        network = self._network
+        spec = network.spec
+        shape = (bucket, *canvas, spec.channels)
+        values = bucket * canvas[0] * canvas[1] * spec.channels
+        self.reserve(values)
+        images = self._input[:values].view(shape).permute(0, 3, 1, 2)
+        # TF32 would round fp32 to ten bits of mantissa; who wants that asks for fp16.
+        flags = torch.backends.cudnn.flags(
+            enabled=True, benchmark=not network.fused, deterministic=False, allow_tf32=False
+        )
+        self.stream.wait_stream(torch.cuda.current_stream())
+        self.live.fill_(bucket)
+        with flags, torch.cuda.stream(self.stream):
+            images.zero_()
+            network.compile(images)
+            # Searches of libraries for their fastest kernel must not be captured.
+            for _ in range(1 if network.fused else 3):
+                outputs = network(images)
+            select = _select(spec, config, outputs, bucket, self._device)
+            if select is not None:
+                select.launch(outputs[0], self.live)
+            self.stream.synchronize()
+            outputs, replay, keeps = self._captured(images, select, outputs)
+        needed = outputs if select is None else outputs[1:] if spec.task == "segment" else []
+        captured = Graph(
+            canvas=canvas,
+            bucket=bucket,
+            input=images,
+            replay=replay,
+            select=select,
+            outputs=list(needed),
+            keeps=(keeps, network.anchors()),
+        )
+        self._graphs[canvas, bucket] = captured
+        if len(self._graphs) > GRAPHS_KEPT:
+            self._graphs.popitem(last=False)
+        return captured
+
+    def _captured(
+        self, images: Tensor, select: DeviceSelect | None, outputs: list[Tensor]
+    ) -> tuple[list[Tensor], Callable[[], None], Any]:
+        """Capture a forward that has run before; return its outputs, its replay, and the graph."""
+        network = self._network
+
+        def forward() -> list[Tensor]:
+            found = network(images)
+            if select is not None:
+                select.launch(found[0], self.live)
+            return found
+
+        if not self._captures:
+
+            def replay() -> None:
+                for kept, found in zip(outputs, forward(), strict=True):
+                    kept.copy_(found)
+
+            return outputs, replay, None
+        graph = torch.cuda.CUDAGraph()
+        # Other lanes and pinned allocations go on meanwhile: only this thread is restricted.
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            outputs = forward()
+        finally:
+            graph.capture_end()
+        return outputs, graph.replay, graph
+
+    def rates(self, canvas: Size) -> dict[int, float]:
+        """Measure the images per second of each captured batch size of a canvas."""
+        found: dict[int, float] = {}
+        with torch.cuda.stream(self.stream):
+            for (size, bucket), graph in list(self._graphs.items()):
+                if size != canvas:
+                    continue
+                graph.replay()
+                start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+                start.record()
+                for _ in range(REPLAYS):
+                    graph.replay()
+                stop.record()
+                stop.synchronize()
+                found[bucket] = 1e3 * REPLAYS * bucket / start.elapsed_time(stop)
+        return found
+
+    def clear(self) -> None:
+        """Drop the graphs and their memory."""
+        self._graphs.clear()
+        self._input = torch.empty(0, device=self._device)
+
+
+def _select(
+    spec: ModelSpec,
+    config: PostprocessConfig | None,
+    outputs: list[Tensor],
+    bucket: int,
+    device: Any,
+) -> DeviceSelect | None:
+    """Return the device's selection, or None when the host selects."""
+    if config is None or spec.task == "classify" or DeviceSelect.supports(spec, config) is not None:
+        return None
+    head = outputs[0]
+    candidates = head.shape[2] if spec.head == "raw" else head.shape[1]
+    return DeviceSelect(spec, config, bucket, candidates, device)

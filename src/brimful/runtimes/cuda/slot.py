@@ -1,0 +1,78 @@
+"""CudaSlot: one batch on its way to the device, encoded or as letterboxed pixels."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brimful.spec import Size
+from brimful.vision.encoded import Encoded
+from brimful.vision.geometry import Geometry
+
+
+class CudaSlot:
+    """A batch of encoded images and of rows of pixels, in any mixture.
+
+    Rows of pixels are pinned memory, which the device reads in place. They are allocated when the
+    first image comes as pixels: of a folder of JPEGs none does.
+    """
+
+    def __init__(self, canvas: Size, capacity: int, channels: int) -> None:
+        """Make an empty slot.
+
+        Args:
+            canvas: (height, width) of every image in it.
+            capacity: Images it holds at most.
+            channels: Of the model's input.
+        """
+        self.canvas = canvas
+        self.capacity = capacity
+        self.encoded: list[Encoded | None] = [None] * capacity
+        self.geometries: list[Geometry | None] = [None] * capacity
+        self.outputs: list[torch.Tensor] = []
+        self._shape = (capacity, *canvas, channels)
+        self._pinned: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def inputs(self) -> NDArray[np.uint8]:
+        """uint8 (capacity, height, width, channels), BGR or gray, pinned."""
+        if self._pinned is None:
+            with self._lock:
+                if self._pinned is None:
+                    self._pinned = torch.zeros(self._shape, dtype=torch.uint8, pin_memory=True)
+        pixels: NDArray[np.uint8] = self._pinned.numpy()
+        return pixels
+
+    def host_outputs(self, outputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return pinned memory that outputs of a forward (batch first) are copied to."""
+        if not self.outputs:
+            self.outputs = [
+                torch.empty((self.capacity, *o.shape[1:]), dtype=o.dtype, pin_memory=True)
+                for o in outputs
+            ]
+        return self.outputs
+
+    def put(self, position: int, encoded: Encoded, geometry: Geometry) -> None:
+        """Take an image that the device shall decode."""
+        self.geometries[position] = geometry
+        self.encoded[position] = encoded
+
+    def shift(self, start: int, count: int) -> None:
+        """Move the images [start, start + count) to the front, over what is there."""
+        if not start:
+            return
+        stop = start + count
+        self.encoded[:count] = self.encoded[start:stop]
+        self.geometries[:count] = self.geometries[start:stop]
+        if self._pinned is not None:
+            self.inputs[:count] = self.inputs[start:stop]
+
+    def clear(self) -> None:
+        """Forget encoded images."""
+        self.encoded = [None] * self.capacity
+        self.geometries = [None] * self.capacity

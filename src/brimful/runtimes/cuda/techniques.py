@@ -1,0 +1,28 @@
+"""Techniques: what makes the runtime fast, each with a switch, to measure what it is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Techniques:
+    """Everything is on; `benchmarks/gpu_ablation.py` turns one off at a time.
+
+    Attributes:
+        decode: JPEGs are decoded by the GPU's engines and letterboxed from there; off, both happen
+            on CPU threads.
+        graphs: Forwards are captured once and replayed; off, every kernel is launched from Python.
+        fused: Convolution, bias, activation, residual and concatenation are one kernel; off,
+            cuDNN convolves and PyTorch does the rest.
+        select: Confidence cut, NMS and compaction run on the device; off, on the host.
+    """
+
+    decode: bool = True
+    graphs: bool = True
+    fused: bool = True
+    select: bool = True
+
+
+ALL = Techniques()
+"""Everything on."""

@@ -1,0 +1,275 @@
+"""DeviceSelect: from a head's output on the GPU to Rows on the host."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+
+from brimful.errors import ModelError
+from brimful.spec import ModelSpec
+from brimful.vision.cuda.candidates import KEY_BITS, find_candidates, keep_best
+from brimful.vision.cuda.nms import suppress_greedily, suppress_rotated
+from brimful.vision.cuda.rows import pick_rows, write_rows
+from brimful.vision.heads.config import PostprocessConfig
+from brimful.vision.heads.rows import Rows
+from brimful.vision.nms import _float32_at_most
+
+TILES = {"raw": (256, 8, 2), "yolov5": (64, 32, 4)}
+"""Anchors, classes and warps of a program: long along what is contiguous in memory, and for `raw`
+so that a thread has all classes of its anchors."""
+
+CHUNK = 1024
+"""Rows, keys or values that the other kernels look at at a time."""
+
+BLOCK = 512
+BLOCK_WARPS = 4
+"""Candidates that NMS holds in registers at a time, and the warps that hold them."""
+
+ROTATED_BLOCK = 32
+"""Candidates that rotated NMS compares with as many others at a time."""
+
+
+class DeviceSelect:
+    """Finds the detections of a batch where the network left them; only these go to the host.
+
+    The results are those of `brimful.vision.heads.select`, value for value; only the overlap of
+    rotated boxes differs in the last bits, because sine, logarithm and exponential do.
+
+    The buffers are made once. One launch must have been waited for, and its rows taken, before
+    the next one starts.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, config: PostprocessConfig, batch: int, candidates: int, device: Any
+    ) -> None:
+        """Allocate the buffers for outputs of one shape.
+
+        Args:
+            spec: The model.
+            config: What to keep.
+            batch: Images of an output.
+            candidates: Anchors per image, or rows of an NMS-free head.
+            device: Where the outputs are, a torch device or its name.
+
+        Raises:
+            ValueError: The model or the config is one that `supports` gives a reason against, or
+                the output would be too large.
+        """
+        reason = self.supports(spec, config)
+        label_bits = (spec.classes - 1).bit_length()
+        if reason is None and candidates << label_bits > 1 << KEY_BITS:
+            reason = f"{candidates} anchors of {spec.classes} classes do not fit a key"
+        if reason is not None:
+            raise ValueError(f"no selection on the device: {reason}")
+        self._spec, self._config = spec, config
+        self._batch, self._candidates = batch, candidates
+        self._label_bits = label_bits
+        self._limit = min(config.max_det, candidates)
+        self._conf = float(np.float32(config.conf))
+        self._iou = float(_float32_at_most(config.iou))
+        device = torch.device(device)
+        heads = {
+            "nms_free": (candidates, 6 + spec.extra),
+            "raw": (4 + spec.classes + spec.extra, candidates),
+            "yolov5": (candidates, 5 + spec.classes + spec.extra),
+        }
+        self._shape = (batch, *heads[spec.head])
+        self._wanted = torch.zeros(1, dtype=torch.int8, device=device)
+        if config.classes is not None:
+            table = np.zeros(max((spec.classes, *(c + 1 for c in config.classes))), np.int8)
+            table[list(config.classes)] = 1
+            self._wanted = torch.from_numpy(table).to(device)
+        self._found = torch.zeros(batch, dtype=torch.int32, device=device)
+        self._kept = torch.zeros((batch, self._limit), dtype=torch.int64, device=device)
+        self._kept_count = torch.zeros(batch, dtype=torch.int32, device=device)
+        lists = {"nms_free": 0}.get(spec.head, 2 if spec.task == "obb" else 1)
+        self._keys = torch.zeros((lists, batch, candidates), dtype=torch.int64, device=device)
+        self._block = torch.zeros((batch, BLOCK), dtype=torch.int64, device=device)
+        # Kernels write straight into pinned memory: what is not a detection never travels.
+        pinned = {"pin_memory": device.type == "cuda"}
+        width = 6 + spec.extra
+        self._rows = torch.zeros((batch * self._limit, width), dtype=torch.float32, **pinned)
+        self._counts = torch.zeros((2, batch), dtype=torch.int32, **pinned)
+
+    @staticmethod
+    def supports(spec: ModelSpec, config: PostprocessConfig) -> str | None:
+        """Return why the host must select instead, or None if the device can."""
+        if spec.head == "classify":
+            return "a classifier has nothing to select"
+        if config.multi_label and spec.classes > 1 and spec.head != "nms_free":
+            return "multi_label makes a candidate of every class of every anchor"
+        return None
+
+    def launch(self, output: Any, live: Any) -> None:
+        """Launch the kernels on the current stream of the output's device, the current one.
+
+        Nothing is allocated, nothing waits and nothing depends on values on the host, so a CUDA
+        graph can capture it after a first launch outside, which compiles.
+
+        Args:
+            output: float32, contiguous, the head's first output as `ModelSpec.head` lays it out.
+            live: int32 (1,) on the device: the images from here on are padding, and empty.
+
+        Raises:
+            ModelError: The output has another shape or type than the buffers were made for.
+        """
+        if tuple(output.shape) != self._shape or output.dtype != torch.float32:
+            spec = self._spec
+            raise ModelError(
+                f"expected a float32 output of {self._shape} for a {spec.head} {spec.task} head of "
+                f"{spec.classes} classes and {spec.extra} extra values, got {output.dtype} "
+                f"{tuple(output.shape)}; are the class names and the task right?"
+            )
+        if not output.is_contiguous():
+            raise ModelError(f"expected a contiguous output, got strides {output.stride()}")
+        if self._spec.head == "nms_free":
+            self._launch_nms_free(output, live)
+        else:
+            self._launch_nms(output, live)
+
+    def rows(self, count: int) -> Rows:
+        """Return what the last launch found, once its stream was waited for.
+
+        Args:
+            count: Images to return, at most those that were live.
+        """
+        counts = self._counts.numpy()
+        found = counts[0, :count]
+        rows = self._rows.numpy()[: int(found.sum())].copy()  # the next launch overwrites them
+        return Rows(
+            image=np.repeat(np.arange(count), found),
+            boxes=rows[:, :4],
+            confidence=rows[:, 4].copy(),  # results keep it, and not the rest of the row
+            class_id=rows[:, 5].astype(np.int32),
+            extra=rows[:, 6:],
+            truncated=counts[1, :count] != 0,
+        )
+
+    def _launch_nms_free(self, output: Any, live: Any) -> None:
+        _, candidates, columns = self._shape
+        pick_rows[(self._batch,)](
+            output,
+            live,
+            self._kept,
+            self._kept_count,
+            self._wanted,
+            self._conf,
+            candidates,
+            columns,
+            self._wanted.numel(),
+            self._limit,
+            FILTER=self._config.classes is not None,
+            CHUNK=min(CHUNK, triton.next_power_of_2(candidates)),
+        )
+        self._write(output, (candidates * columns, columns, 1), first_extra=6)
+
+    def _launch_nms(self, output: Any, live: Any) -> None:
+        spec, config = self._spec, self._config
+        batch, anchors = self._batch, self._candidates
+        objectness = spec.head == "yolov5"
+        first_extra = 4 + objectness + spec.classes
+        image_stride = self._shape[1] * self._shape[2]
+        strides = (
+            (image_stride, first_extra + spec.extra, 1)
+            if objectness
+            else (image_stride, 1, anchors)
+        )
+        block, classes, warps = TILES[spec.head]
+        keys = self._keys[0]
+        self._found.zero_()
+        find_candidates[(triton.cdiv(anchors, block), batch)](
+            output,
+            live,
+            keys,
+            self._found,
+            self._wanted,
+            self._conf,
+            anchors,
+            spec.classes,
+            *strides,
+            OBJECTNESS=objectness,
+            FILTER=config.classes is not None,
+            LABEL_BITS=self._label_bits,
+            ANCHORS=block,
+            CLASSES=classes,
+            num_warps=warps,
+            enable_fp_fusion=False,
+        )
+        if anchors > config.max_nms:
+            keep_best[(batch,)](keys, self._found, anchors, config.max_nms, CHUNK=CHUNK)
+        by_class = not config.agnostic_nms and spec.classes > 1
+        rotated = spec.task == "obb"
+        if rotated:
+            survivors = self._keys[1]
+            suppress_rotated[(triton.cdiv(anchors, ROTATED_BLOCK), batch)](
+                output,
+                keys,
+                survivors,
+                self._found,
+                float(np.float32(config.iou)),
+                reach_of(config.iou),
+                anchors,
+                first_extra,
+                *strides,
+                BY_CLASS=by_class,
+                LABEL_BITS=self._label_bits,
+                BLOCK=ROTATED_BLOCK,
+                enable_fp_fusion=False,
+            )
+            keys = survivors
+        suppress_greedily[(batch,)](
+            output,
+            keys,
+            self._found,
+            self._block,
+            self._kept,
+            self._kept_count,
+            self._iou,
+            anchors,
+            self._limit,
+            *strides,
+            OVERLAPS=not rotated,
+            BY_CLASS=by_class,
+            LABEL_BITS=self._label_bits,
+            BLOCK=BLOCK,
+            num_warps=BLOCK_WARPS,
+            enable_fp_fusion=False,
+        )
+        self._write(output, strides, first_extra=first_extra)
+
+    def _write(self, output: Any, strides: tuple[int, int, int], *, first_extra: int) -> None:
+        spec = self._spec
+        write_rows[(self._batch,)](
+            output,
+            self._found,
+            self._kept,
+            self._kept_count,
+            self._rows,
+            self._counts[0],
+            self._counts[1],
+            self._limit,
+            self._config.max_nms,
+            6 + spec.extra,
+            first_extra,
+            *strides,
+            KEYS=spec.head != "nms_free",
+            CORNERS=spec.head != "nms_free" and spec.task != "obb",
+            LABEL_BITS=self._label_bits,
+            IMAGES=triton.next_power_of_2(self._batch),
+            CHUNK=CHUNK,
+            enable_fp_fusion=False,
+        )
+
+
+def reach_of(iou: float) -> float:
+    """Return r such that rotated boxes that are far apart can not overlap by more than `iou`.
+
+    Far is a distance beyond sqrt(r a^2 + r b^2), where a and b are the longer sides;
+    `brimful.vision.nms` has the derivation.
+    """
+    bound = (-math.log(max(1 - (1 - iou) ** 2, 1e-30)) + 1e-3) * 1.01
+    return float(np.float32(4 * bound / 12))
