@@ -164,6 +164,6 @@ def bad_payloads() -> list:
         np.zeros(4, np.uint8),
         ImageError("the source could not read it"),
         OSError("neither could this one"),
-        "a text, which no source should bring",
+        "/nowhere/named/as/text.jpg\0",
         None,
     ]

@@ -10,6 +10,7 @@ import pytest
 from engine_kit import GATED, PATIENCE_S, Gate, eventually, gray, level_of
 
 from brimful.engine.config import EngineConfig
+from brimful.engine.owners import FutureOwner
 from brimful.engine.pipeline import Pipeline
 from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.stats import StageStats
@@ -56,12 +57,8 @@ class Harness:
 
     def submit(self, pixels) -> Future:
         future: Future = Future()
-
-        def settle(result, error) -> None:
-            future.set_result(result) if error is None else future.set_exception(error)
-
         image = SourceImage(index=0, key="x", payload=pixels)
-        assert self.pipeline.admit(Work(image, settle, "source"), wait=False)
+        assert self.pipeline.admit([Work(image, FutureOwner(future, "source"))], wait=False)
         return future
 
 
@@ -101,7 +98,7 @@ def test_all_workers_fill_the_batch_of_a_slot_that_comes_free():
         first = harness.submit(gray(0))
         gate.await_waiting()
         futures = [harness.submit(gray(i)) for i in (1, 2, 3)]
-        waiters = harness.pipeline._slot_freed._waiters
+        waiters = harness.pipeline._batches.freed._waiters
         eventually(lambda: len(waiters) == 3, "all workers wait for the slot")
         together = threading.Barrier(3)
         write = harness.preprocess.write
@@ -127,7 +124,7 @@ def test_all_workers_fill_the_batch_of_a_slot_that_is_allocated():
 
         harness.runtime.allocate = allocate_late
         futures = [harness.submit(gray(i)) for i in (1, 2, 3)]
-        waiters = harness.pipeline._slot_freed._waiters
+        waiters = harness.pipeline._batches.freed._waiters
         eventually(lambda: len(waiters) == 2, "two wait while the third allocates")
         together = threading.Barrier(3)
         write = harness.preprocess.write
@@ -169,7 +166,7 @@ def test_a_slot_that_cannot_be_allocated_stops_nobody_from_failing():
         harness.runtime.allocate = allocate
         futures = [harness.submit(gray(i)) for i in range(3)]
         assert entered.wait(PATIENCE_S)
-        waiters = harness.pipeline._slot_freed._waiters
+        waiters = harness.pipeline._batches.freed._waiters
         eventually(lambda: len(waiters) == 2, "the others wait")
         leave.set()
         for future in futures:

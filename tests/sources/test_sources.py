@@ -33,7 +33,7 @@ def test_one_file(tmp_path):
     make(tmp_path, "a/photo.JPG")
     source = open_source(tmp_path / "a/photo.JPG")
     (image,) = source
-    assert (image.key, image.payload) == ("photo.JPG", tmp_path / "a/photo.JPG")
+    assert (image.key, image.payload) == ("photo.JPG", str(tmp_path / "a/photo.JPG"))
     assert len(source) == 1
 
 
@@ -45,7 +45,7 @@ def test_folder_is_recursive_sorted_by_components_and_skips_the_rest(tmp_path):
     assert listed(source) == expected
     assert listed(source) == expected  # a second iteration starts over
     assert len(source) == len(names)
-    assert [image.payload for image in source] == [tmp_path / name for name in expected]
+    assert [image.payload for image in source] == [f"{tmp_path}/{name}" for name in expected]
 
 
 def test_order_does_not_depend_on_creation(tmp_path):
@@ -105,7 +105,7 @@ def test_names_that_are_no_utf8_have_distinct_printable_keys(tmp_path):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
     images = list(open_source(tmp_path))
     assert [image.key for image in images] == ["\\udcfe.jpg", "\\udcff.jpg"]
-    assert all(image.payload.exists() for image in images)
+    assert all(Path(image.payload).exists() for image in images)
 
 
 def test_missing_and_empty_sources_say_so(tmp_path):
@@ -158,7 +158,7 @@ def test_glob_agrees_with_the_standard_library(tmp_path, pattern):
     )
     assert expected
     images = list(open_source(f"{tmp_path}/{pattern}"))
-    assert [image.payload for image in images] == [tmp_path / name for name in expected]
+    assert [image.payload for image in images] == [f"{tmp_path}/{name}" for name in expected]
     fixed = "" if "*" in pattern.split("/")[0] or "[" in pattern or "?" in pattern else "/"
     prefix = pattern.split("/")[0] + "/" if fixed else ""
     assert [image.key for image in images] == [name.removeprefix(prefix) for name in expected]
@@ -205,8 +205,8 @@ def test_list_file(tmp_path):
         "gone.jpg",
         "../none/*.jpg",
     ]
-    assert images[1].payload == tmp_path / "abs.jpg"
-    assert images[0].payload.resolve() == tmp_path / "data/b.jpg"
+    assert images[1].payload == f"{tmp_path}/abs.jpg"
+    assert Path(images[0].payload).resolve() == tmp_path / "data/b.jpg"
     with pytest.raises(ImageError, match="no such file"):
         decode(images[5].payload)
     assert "nothing matches" in str(images[6].payload)

@@ -11,7 +11,7 @@ So batches grow by themselves under load, and a lone image on an idle device nev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -72,6 +72,11 @@ class Batch(Generic[T]):
     unwritten: int = 0
 
     @property
+    def room(self) -> int:
+        """Images that may still join."""
+        return self.capacity - len(self.members)
+
+    @property
     def full(self) -> bool:
         """Whether no more images may join."""
         return len(self.members) >= self.capacity
@@ -116,11 +121,26 @@ class Batcher(Generic[T]):
 
         The caller counts `batch.unwritten` down when the pixels are there.
         """
-        if not batch.members:
-            batch.opened = now  # the delay counts from the first image, not from the slot
+        return self.join_all(batch, (member,), now, deadline)
+
+    def join_all(
+        self, batch: Batch[T], members: Sequence[T], now: float, deadline: float | None = None
+    ) -> int:
+        """Add images to an open batch that has room for them; return the first one's row.
+
+        Args:
+            batch: What they join.
+            members: The images; they get consecutive rows.
+            now: The time, in seconds.
+            deadline: The earliest of theirs, in seconds, if any has one.
+        """
         position = len(batch.members)
-        batch.members.append(member)
-        batch.unwritten += 1
+        if position + len(members) > batch.capacity:
+            raise ValueError(f"{len(members)} images do not fit, only {batch.room} do")
+        if not position:
+            batch.opened = now  # the delay counts from the first image, not from the slot
+        batch.members.extend(members)
+        batch.unwritten += len(members)
         if deadline is not None:
             batch.deadline = min(batch.deadline, deadline)
         if batch.full:

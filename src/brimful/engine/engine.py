@@ -15,6 +15,7 @@ import numpy as np
 
 from brimful.detections import Detections
 from brimful.engine.config import EngineConfig
+from brimful.engine.owners import FutureOwner, StreamOwner
 from brimful.engine.pipeline import Pipeline
 from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.stats import StageStats, StageUse, limiting
@@ -26,13 +27,16 @@ from brimful.runtimes.threads import available_cpus
 from brimful.sources.image import Pixels, SourceImage
 from brimful.sources.memory import MemorySource, is_image_object
 from brimful.sources.open_source import open_source
-from brimful.sources.source import Source
+from brimful.sources.source import Source, chunks_of
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.postprocess import build_postprocess
 
 LOOKAHEAD = 16
 """Images that may wait, letterboxed, for their canvas's turn."""
+
+CHUNK = 32
+"""Images that a worker reads at a time when the device decodes them."""
 
 CLOSE_TIMEOUT_S = 10.0
 FEEDER_TIMEOUT_S = 2.0  # it may wait for input that never comes, and ends with the process
@@ -171,9 +175,8 @@ class Engine:
             QueueFullError: The queue is full and `wait` is False.
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
-        future: Future[Detections] = Future()
         if isinstance(image, str | Path):
-            payload: Path | bytes | Pixels | Exception = Path(image)
+            payload: str | Path | bytes | Pixels | Exception = image
         elif not is_image_object(image):
             raise UsageError(
                 f"{type(image).__name__} is no image; expected a path, encoded bytes, a Pillow "
@@ -181,19 +184,11 @@ class Engine:
             )
         else:
             payload = next(iter(MemorySource([image]))).payload
-
-        def settle(result: Detections | None, error: Exception | None) -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            if result is not None:
-                future.set_result(result)
-            else:
-                future.set_exception(error or EngineStoppedError("the engine stopped"))
-
-        work = Work(SourceImage(index=0, key=key, payload=payload), settle, client)
+        future: Future[Detections] = Future()
+        work = Work(SourceImage(index=0, key=key, payload=payload), FutureOwner(future, client))
         if deadline_ms is not None:
             work.deadline = time.monotonic() + deadline_ms / 1000
-        if not self._pipeline.admit(work, wait=wait):
+        if not self._pipeline.admit([work], wait=wait):
             raise QueueFullError(f"{self.config.queue} images are waiting already; try again later")
         return future
 
@@ -265,6 +260,7 @@ class Engine:
             self._stats,
             workers=self._workers,
             slots=self._slots,
+            chunk=1 if self.runtime.decodes is None else CHUNK,
             on_death=self._stage_died,
         )
 
@@ -277,22 +273,27 @@ class Engine:
 
     def _feed(self, images: Iterable[SourceImage], stream: ResultStream) -> None:
         """Bring a source's images in, on a thread of its own."""
+        owner = StreamOwner(stream)
         try:
-            iterator = iter(images)
+            chunks = chunks_of(images)
             while True:
                 started = time.perf_counter()
-                image = next(iterator, None)
+                chunk = next(chunks, None)
                 self._stats.add("source", time.perf_counter() - started)
-                if image is None:
+                if chunk is None:
                     break
-                number = stream.enter(_bytes_held(image))
-                if number is None:
-                    return
-                try:
-                    self._pipeline.admit(_work(image, number, stream), wait=True)
-                except BaseException as error:
-                    stream.fail(error)
-                    return
+                while chunk:
+                    numbers = stream.enter_some([_bytes_held(image) for image in chunk])
+                    if numbers is None:
+                        return
+                    works = [Work(i, owner, n) for i, n in zip(chunk, numbers, strict=False)]
+                    chunk = chunk[len(numbers) :]
+                    try:
+                        self._pipeline.admit(works, wait=True)
+                    except BaseException as error:
+                        stream.fail(error)
+                        return
+                    del works  # nor does a feeder that waits keep images alive
             stream.end()
         except BaseException as error:
             stream.end(error)
@@ -304,18 +305,10 @@ class QueueFullError(BrimfulError):
     http_status = 429
 
 
-def _work(image: SourceImage, number: int, stream: ResultStream) -> Work:
-    def settle(result: Detections | None, error: Exception | None) -> None:
-        if result is not None:
-            stream.put(number, result)
-        else:
-            stream.fail(error or EngineStoppedError("the engine stopped"))
-
-    return Work(image, settle, id(stream))
-
-
 def _bytes_held(image: SourceImage) -> int:
     payload = image.payload
+    if isinstance(payload, str):
+        return 0
     if isinstance(payload, np.ndarray):
         return payload.nbytes
     return len(payload) if isinstance(payload, bytes) else 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from brimful.errors import ImageError
 from brimful.runtimes.runtime import Slot
 from brimful.sources.image import Pixels, SourceImage
-from brimful.spec import ModelSpec
+from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.decode import DecodeLimits, decode_pixels, read_encoded
 from brimful.vision.encoded import Encoded
@@ -22,6 +22,9 @@ from brimful.vision.letterbox import classify_crop, letterbox
 
 ENCODED_BYTES = 32 * 2**20
 """An encoded image waits in memory for its forward; a larger file is decoded at once."""
+
+SIZES_KEPT = 4096
+"""Image sizes whose geometry is remembered; a job has few, or else one for each image."""
 
 
 class HostPreprocess:
@@ -46,6 +49,7 @@ class HostPreprocess:
         self._limits = limits
         self._crop = spec.task == "classify"
         self._decodes = decodes
+        self._placed: dict[Size, Geometry] = {}
 
     def decode(self, image: SourceImage) -> Pixels | Encoded:
         """Return an image's pixels, or the image as it was read when the device decodes it.
@@ -56,7 +60,7 @@ class HostPreprocess:
         payload = image.payload
         if isinstance(payload, np.ndarray):
             return _checked(payload)
-        if isinstance(payload, Path | bytes):
+        if isinstance(payload, str | bytes | Path):
             encoded = read_encoded(payload, self._limits)
             if (
                 self._decodes is not None
@@ -74,8 +78,14 @@ class HostPreprocess:
         if isinstance(image, Encoded):
             size = image.header.size
             assert size is not None  # read_encoded refuses images without
-            return self._policy.place(size)
-        return self._policy.place((image.shape[0], image.shape[1]))
+        else:
+            size = image.shape[0], image.shape[1]
+        geometry = self._placed.get(size)
+        if geometry is None:
+            if len(self._placed) >= SIZES_KEPT:
+                self._placed.clear()
+            geometry = self._placed[size] = self._policy.place(size)
+        return geometry
 
     def write(self, image: Pixels | Encoded, geometry: Geometry, slot: Slot, position: int) -> None:
         """Bring an image to its place in a slot."""

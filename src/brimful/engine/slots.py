@@ -32,6 +32,15 @@ class SlotPool:
         """Slots in use, including those being allocated."""
         return self._busy
 
+    def reuse(self, canvas: Size, capacity: int) -> Slot | None:
+        """Take a free slot of a canvas, if there is one."""
+        for key, slot in reversed(self._free.items()):
+            if slot.canvas == canvas and slot.capacity >= capacity:
+                del self._free[key]
+                self._busy += 1
+                return slot
+        return None
+
     def reserve(self, canvas: Size, capacity: int) -> tuple[bool, Slot | None]:
         """Reserve a slot for a canvas.
 
@@ -39,11 +48,9 @@ class SlotPool:
             Whether there is one, and the slot itself, or None when the caller must `allocate` it
             (which may compile for seconds, and is done without the engine's lock).
         """
-        for key, slot in reversed(self._free.items()):
-            if slot.canvas == canvas and slot.capacity >= capacity:
-                del self._free[key]
-                self._busy += 1
-                return True, slot
+        slot = self.reuse(canvas, capacity)
+        if slot is not None:
+            return True, slot
         if self._busy >= self.limit:
             return False, None
         if self._busy + len(self._free) >= self.limit:

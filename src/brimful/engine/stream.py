@@ -8,7 +8,7 @@ result, so a slow consumer, or one slow image at the head, stops the feeder and 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from brimful.detections import Detections
 
@@ -47,24 +47,47 @@ class ResultStream:
         Args:
             cost: Bytes that the image holds in memory until it is decoded.
         """
+        numbers = self.enter_some((cost,))
+        return None if numbers is None else numbers[0]
+
+    def enter_some(self, costs: Sequence[int]) -> range | None:
+        """Wait for room for at least the first of some images, and let in all there is room for.
+
+        Args:
+            costs: Bytes that each of them holds in memory until it is decoded, one at least.
+
+        Returns:
+            The numbers of the first ones, which are in; None when no more is wanted.
+        """
         with self._changed:
-            while not self._closed and self._error is None and not self._has_room(cost):
+            while not self._closed and self._error is None and not self._has_room(costs[0]):
                 self._changed.wait()
             if self._closed or self._error is not None:
                 return None
-            number = self._fed
-            self._fed += 1
-            self._bytes += cost
-            self._costs[number] = cost
-            return number
+            first = self._fed
+            room = self._window - (first - self._taken)
+            for number, cost in enumerate(costs[:room], first):
+                if self._bytes and self._bytes + cost > self._window_bytes:
+                    break
+                if cost:
+                    self._bytes += cost
+                    self._costs[number] = cost
+                self._fed += 1
+            return range(first, self._fed)
 
     def put(self, number: int, result: Detections) -> None:
         """Settle the result of an image."""
+        self.put_all((number,), (result,))
+
+    def put_all(self, numbers: Sequence[int], results: Sequence[Detections]) -> None:
+        """Settle the results of some images."""
         with self._changed:
-            self._settled[number] = result
-            cost = self._costs.pop(number)
-            self._bytes -= cost
-            if cost or number == self._taken:  # there is room, or something to take
+            self._settled.update(zip(numbers, results, strict=True))
+            freed = 0
+            if self._costs:
+                freed = sum(self._costs.pop(number, 0) for number in numbers)
+                self._bytes -= freed
+            if freed or self._taken in self._settled:  # there is room, or something to take
                 self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:

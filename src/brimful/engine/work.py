@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from brimful.detections import Detections
 from brimful.sources.image import SourceImage
@@ -11,8 +12,22 @@ from brimful.spec import ModelSpec
 from brimful.vision.geometry import Geometry
 from brimful.vision.postprocess import Placed
 
-Settle = Callable[["Detections | None", Exception | None], None]
-"""Told once: the detections (with `error` set for a bad image), or why the engine stopped."""
+
+class Owner(Protocol):
+    """Whoever waits for results: told once of each of its images, on some stage's thread."""
+
+    @property
+    def source(self) -> Hashable:
+        """Whom its images come from, for fairness."""
+        ...
+
+    def settle(self, works: Sequence[Work], results: Sequence[Detections]) -> None:
+        """Take the results of some of its images (with `error` set for bad ones)."""
+        ...
+
+    def fail(self, works: Sequence[Work], error: Exception) -> None:
+        """Learn why some of its images will have no result: the engine stopped."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -21,15 +36,15 @@ class Work:
 
     Attributes:
         image: What to decode.
-        settle: Told the result.
-        source: Whom it came from, for fairness.
+        owner: Told the result.
+        number: The owner's own number of it.
         deadline: When its result is no longer wanted, on the engine's clock, or None.
         geometry: Where it lies on its canvas, once that is known.
     """
 
     image: SourceImage
-    settle: Settle
-    source: Hashable
+    owner: Owner
+    number: int = 0
     deadline: float | None = None
     geometry: Geometry | None = None
 
@@ -41,15 +56,16 @@ class Work:
 
     def failed(self, spec: ModelSpec, error: str) -> Detections:
         """Return the result of an image that has none."""
+        if self.geometry is not None:
+            return self.placed().failed(spec, error)
         image = self.image
-        height, width = self.geometry.image if self.geometry else (0, 0)
         return Detections(
             image=image.key,
             index=image.index,
             frame=image.frame,
             pts_ms=image.pts_ms,
-            height=height,
-            width=width,
+            height=0,
+            width=0,
             task=spec.task,
             names=spec.names,
             error=error,

@@ -11,6 +11,8 @@ shortest form that reads back to the same float32.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,37 +23,26 @@ from brimful.detections import Detections
 from brimful.formats.polygon import obb_corners
 from brimful.spec import Task
 
-_OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-
 Record = dict[str, Any]
-"""The JSON object of an image. As `to_record` returns it, it holds numpy arrays."""
-
-
-def to_record(detections: Detections) -> Record:
-    """Return the JSON object of an image, for `orjson.dumps` with OPT_SERIALIZE_NUMPY."""
-    d = detections
-    record: Record = {
-        "image": d.image,
-        "index": d.index,
-        "frame": d.frame,
-        "pts_ms": d.pts_ms,
-        "width": d.width,
-        "height": d.height,
-        "canvas": d.canvas,
-    }
-    if d.task == "classify":
-        record["probs"] = d.probs
-    else:
-        record["detections"] = _rows(d) if len(d.confidence) else []
-    if d.truncated:
-        record["truncated"] = True
-    record["error"] = d.error
-    return record
+"""The JSON object of an image."""
 
 
 def encode_jsonl(batch: Sequence[Detections]) -> bytes:
-    """Return the JSON lines of a batch, each with its newline, in one piece."""
-    return b"".join([orjson.dumps(to_record(d), option=_OPTIONS) for d in batch])
+    """Return the JSON lines of a batch, each with its newline, in one piece.
+
+    The arrays of all images of a model are written at once and cut into rows, so that an image
+    costs a few pieces of text and no objects.
+    """
+    lines: list[bytes] = []
+    for _, run in groupby(batch, _layout):
+        detections = list(run)
+        rows = _rows([d for d in detections if len(d.confidence)])
+        at = 0
+        for d in detections:
+            end = at + len(d.confidence)
+            lines.append(_line(d, rows[at:end]))
+            at = end
+    return b"".join(lines)
 
 
 def from_record(record: Mapping[str, Any], *, task: Task, names: tuple[str, ...]) -> Detections:
@@ -94,35 +85,90 @@ def from_record(record: Mapping[str, Any], *, task: Task, names: tuple[str, ...]
 
 def plain(detections: Detections) -> Record:
     """Return the JSON object of an image made of lists, numbers and strings only."""
-    record: Record = orjson.loads(
-        orjson.dumps(to_record(detections), option=orjson.OPT_SERIALIZE_NUMPY)
-    )
+    record: Record = orjson.loads(encode_jsonl([detections]))
     return record
 
 
-def _rows(d: Detections) -> list[dict[str, Any]]:
-    names = d.names
-    boxes = np.ascontiguousarray(d.boxes, np.float32)
-    # numpy scalars are what keeps float32 short: 0.92 and not 0.9200000166893005.
-    rows = [
-        {"bbox": box, "confidence": score, "class_id": class_id, "class_name": names[class_id]}
-        for box, score, class_id in zip(
-            boxes, np.asarray(d.confidence, np.float32), d.class_id.tolist(), strict=True
-        )
+def _line(d: Detections, rows: Sequence[bytes]) -> bytes:
+    """Return the line of an image, given the objects of its detections."""
+    head = orjson.dumps(
+        {
+            "image": d.image,
+            "index": d.index,
+            "frame": d.frame,
+            "pts_ms": d.pts_ms,
+            "width": d.width,
+            "height": d.height,
+            "canvas": d.canvas,
+        }
+    )
+    if d.task == "classify":
+        found = b'"probs":%b' % orjson.dumps(d.probs, option=orjson.OPT_SERIALIZE_NUMPY)
+    else:
+        found = b'"detections":[%b]' % b",".join(rows)
+    truncated = b',"truncated":true' if d.truncated else b""
+    error = b"null" if d.error is None else orjson.dumps(d.error)
+    return b'%b,%b%b,"error":%b}\n' % (head[:-1], found, truncated, error)
+
+
+def _layout(d: Detections) -> tuple[Any, ...]:
+    """Return what the detections of images must have in common to be written at once."""
+    return d.names, d.masks is None, d.keypoints is None, d.obb is None
+
+
+def _rows(batch: Sequence[Detections]) -> list[bytes]:
+    """Return the objects of all detections of a batch of one layout, image after image."""
+    if not batch:
+        return []
+    first = batch[0]
+    class_texts = _class_texts(first.names)
+    ids = np.concatenate([d.class_id for d in batch]).tolist()
+    columns = [
+        (b'{"bbox":[%b]', _texts([d.boxes for d in batch])),
+        (b',"confidence":%b', _texts([d.confidence for d in batch])),
+        (b"%b", [class_texts[id] for id in ids]),
     ]
-    if d.masks is not None:
-        _add(rows, "segmentation", d.masks)
-    if d.keypoints is not None:
-        _add(rows, "keypoints", np.ascontiguousarray(d.keypoints, np.float32))
-    if d.obb is not None:
-        _add(rows, "obb", np.ascontiguousarray(d.obb, np.float32))
-        _add(rows, "polygon", obb_corners(d.obb))
-    return rows
+    if first.masks is not None:
+        masks = [orjson.dumps(mask) for d in batch for mask in d.masks or ()]
+        columns.append((b',"segmentation":%b', masks))
+    if first.keypoints is not None:
+        columns.append((b',"keypoints":[[%b]]', _texts([d.keypoints for d in batch])))
+    if first.obb is not None:
+        columns.append((b',"obb":[%b]', _texts([d.obb for d in batch])))
+        columns.append(
+            (b',"polygon":[[%b]]', _texts([obb_corners(d.obb) for d in batch if d.obb is not None]))
+        )
+    row = b"".join([text for text, _ in columns]) + b"}"
+    return list(map(row.__mod__, zip(*[values for _, values in columns], strict=True)))
 
 
-def _add(rows: list[dict[str, Any]], name: str, values: Sequence[Any] | NDArray[Any]) -> None:
-    for row, value in zip(rows, values, strict=True):
-        row[name] = value
+def _texts(arrays: Sequence[Any]) -> list[bytes]:
+    """Return the numbers of each row of some arrays, joined, as text without the outer brackets.
+
+    It is numpy's float32 that keeps them short: 0.92 and not 0.9200000166893005.
+    """
+    values = np.concatenate(arrays).astype(np.float32, copy=False)
+    text = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    depth = values.ndim
+    return text[depth:-depth].split(b"]" * (depth - 1) + b"," + b"[" * (depth - 1))
+
+
+class _ClassTexts(dict[int, bytes]):
+    """The class id and name of a detection as JSON members, made once for each class."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __missing__(self, id: int) -> bytes:
+        text = b',"class_id":%d,"class_name":%b' % (id, orjson.dumps(self._names[id]))
+        self[id] = text
+        return text
+
+
+@lru_cache(maxsize=8)
+def _class_texts(names: tuple[str, ...]) -> _ClassTexts:
+    return _ClassTexts(names)
 
 
 def _has(rows: Sequence[Mapping[str, Any]], name: str) -> bool:

@@ -6,14 +6,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from brimful.errors import ImageError, MissingExtraError, UsageError
 from brimful.sources.frames import read_frames
 from brimful.sources.image import SourceImage
 from brimful.sources.key import join, printable
-from brimful.sources.suffixes import is_media, is_video
-from brimful.sources.walk import AllMedia, Entry, walk
+from brimful.sources.suffixes import is_media, is_video, kind_of
+from brimful.sources.walk import CHUNK, AllMedia, Entry, walk
 
 Done = Container[tuple[str, int | None]]
 """(key, frame) pairs that need no second result; a sink to resume has them."""
@@ -51,15 +50,23 @@ class EntriesSource(ABC):
         self._length: int | None = None
 
     @abstractmethod
-    def entries(self) -> Iterator[Entry]:
-        """Yield the files in order."""
+    def entries(self) -> Iterator[list[Entry]]:
+        """Yield the files in order, in lists of what is known at the same time."""
 
     def __iter__(self) -> Iterator[SourceImage]:
         """Yield the images and frames in order."""
-        for image in images_of(self.entries(), self._options):
+        for images in self.chunks():
+            for image in images:
+                if self._closed:
+                    return
+                yield image
+
+    def chunks(self) -> Iterator[list[SourceImage]]:
+        """Yield the images in lists, and the frames of a video one by one."""
+        for images in images_of(self.entries(), self._options):
             if self._closed:
                 return
-            yield image
+            yield images
 
     def __len__(self) -> int:
         """Return the number of images, those left out included.
@@ -67,7 +74,7 @@ class EntriesSource(ABC):
         The files are listed for it, once; a video among them makes the number unknowable.
         """
         if self._length is None:
-            self._length = sum(1 for entry in self.entries() if not _without_length(entry))
+            self._length = sum(_length_of(entries) for entries in self.entries())
         return self._length
 
     def close(self) -> None:
@@ -75,35 +82,55 @@ class EntriesSource(ABC):
         self._closed = True
 
 
-def images_of(entries: Iterable[Entry], options: FileOptions) -> Iterator[SourceImage]:
-    """Yield a SourceImage per image and one per frame of a video, numbered from 0."""
+def images_of(chunks: Iterable[list[Entry]], options: FileOptions) -> Iterator[list[SourceImage]]:
+    """Yield a SourceImage per image and one per frame of a video, numbered from 0, in lists."""
     index = 0
-    for entry in entries:
-        if entry.error is None and is_video(entry.path):
-            for image in _frames(entry, options):
-                if image is not None:
-                    image.index = index
-                    yield image
-                index += 1
-            continue
-        if (entry.key, None) not in options.done:
-            payload = entry.error or Path(entry.path)
-            yield SourceImage(index=index, key=entry.key, payload=payload)
-        index += 1
+    done = options.done
+    for entries in chunks:
+        images: list[SourceImage] = []
+        for entry in entries:
+            if entry.error is None and kind_of(entry.path) == "video":
+                if images:
+                    yield images
+                    images = []
+                for image in _frames(entry, options):
+                    if image is not None:
+                        image.index = index
+                        yield [image]
+                    index += 1
+                continue
+            key = entry.key
+            if (key, None) not in done:
+                images.append(SourceImage(index=index, key=key, payload=entry.error or entry.path))
+            index += 1
+        if images:
+            yield images
 
 
-def named(path: str, key: str) -> Iterator[Entry]:
-    """Yield what a path that somebody named stands for: itself, or the media below a folder.
+def named(names: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
+    """Yield what named paths stand for: themselves, or the media below a folder.
 
-    Whether the file exists is for its reader to find out: no file with a known suffix is
-    stat'ed here.
+    Whether a file exists is for its reader to find out: no file with a known suffix is stat'ed
+    here.
+
+    Args:
+        names: Paths that somebody named, and their keys. None of them has to be waited for.
     """
-    key = printable(key)
-    if not is_media(path) and os.path.isdir(path):  # noqa: PTH112 - Path.is_dir may raise
-        for entry in walk(path, AllMedia()):
-            yield Entry(entry.path, join(key.rstrip("/"), entry.key), entry.error)
-    else:
-        yield Entry(path, key)
+    files: list[Entry] = []
+    for path, name in names:
+        key = printable(name)
+        is_folder = not is_media(path) and os.path.isdir(path)  # noqa: PTH112 - Path may raise
+        if not is_folder:
+            files.append(Entry(path, key))
+        if files and (is_folder or len(files) == CHUNK):
+            yield files
+            files = []
+        if is_folder:
+            folder = key.rstrip("/")
+            for entries in walk(path, AllMedia()):
+                yield [Entry(e.path, join(folder, e.key), e.error) for e in entries]
+    if files:
+        yield files
 
 
 def _frames(entry: Entry, options: FileOptions) -> Iterator[SourceImage | None]:
@@ -131,7 +158,7 @@ def _frames(entry: Entry, options: FileOptions) -> Iterator[SourceImage | None]:
         yield SourceImage(index=0, key=key, payload=ImageError(str(error)))
 
 
-def _without_length(entry: Entry) -> bool:
-    if entry.error is None and is_video(entry.path):
+def _length_of(entries: list[Entry]) -> int:
+    if any(entry.error is None and is_video(entry.path) for entry in entries):
         raise TypeError("the number of frames is not known before the videos are read")
-    return False
+    return len(entries)

@@ -27,9 +27,9 @@ class FileSource(EntriesSource):
         if is_video(path.name):
             require("av", feature="reading videos", extra="video")
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[list[Entry]]:
         """Yield the file."""
-        yield Entry(str(self._path), printable(self._path.name))
+        yield [Entry(str(self._path), printable(self._path.name))]
 
     def __len__(self) -> int:
         """Return 1, or the frames that the container of a video says it has, by the stride."""

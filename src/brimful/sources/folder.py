@@ -33,6 +33,6 @@ class FolderSource(EntriesSource):
         if not holds_any(str(folder), AllMedia()):
             raise UsageError(f"no images found under {folder}; {looked_for()}")
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[list[Entry]]:
         """Yield the files."""
         return walk(str(self._folder), AllMedia())

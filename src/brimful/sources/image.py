@@ -20,13 +20,14 @@ class SourceImage:
         index: Position in the source, from 0, without gaps; what a resumed job
             leaves out keeps its index.
         key: The name results carry: the path relative to the source, with forward slashes.
-        payload: A file to read, encoded bytes, decoded pixels, or the reason why there is none.
+        payload: The path of a file to read, encoded bytes, decoded pixels, or the reason why there
+            is none. Sources of files give paths as text: a Path an image is dear by the million.
         frame: Frame number within a video, from 0.
         pts_ms: Presentation time of the frame in milliseconds.
     """
 
     index: int
     key: str
-    payload: Path | bytes | Pixels | Exception
+    payload: str | Path | bytes | Pixels | Exception
     frame: int | None = None
     pts_ms: float | None = None

@@ -10,7 +10,7 @@ from brimful.sources.entries import EntriesSource, FileOptions, named
 from brimful.sources.key import join, printable
 from brimful.sources.once import once
 from brimful.sources.pattern import has_magic, split_pattern
-from brimful.sources.walk import Entry, holds_any, walk
+from brimful.sources.walk import CHUNK, Entry, holds_any, walk
 
 
 class ListSource(EntriesSource):
@@ -36,9 +36,9 @@ class ListSource(EntriesSource):
         if empty:
             raise UsageError(f"the list {path} names no files; expected one path or glob a line")
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[list[Entry]]:
         """Yield the files."""
-        return once(entry for line in self._lines() for entry in self._named(line))
+        return once(self._listed())
 
     def _lines(self) -> Iterator[str]:
         # Paths need not be UTF-8: surrogateescape keeps their bytes. -sig drops Windows' BOM.
@@ -48,16 +48,27 @@ class ListSource(EntriesSource):
                 if line and not line.startswith("#"):
                     yield line
 
-    def _named(self, line: str) -> Iterator[Entry]:
-        path = str(self._path.parent / line)
-        if not has_magic(line) or Path(path).exists():
-            yield from named(path, line)
-            return
+    def _listed(self) -> Iterator[list[Entry]]:
+        folder = str(self._path.parent)
+        plain: list[tuple[str, str]] = []
+        for line in self._lines():
+            path = line if line.startswith("/") else f"{folder}/{line}"
+            is_pattern = has_magic(line) and not Path(path).exists()
+            if not is_pattern:
+                plain.append((path, line))
+            if is_pattern or len(plain) == CHUNK:
+                yield from named(plain)
+                plain = []
+            if is_pattern:
+                yield from self._matching(path, line)
+        yield from named(plain)
+
+    def _matching(self, path: str, line: str) -> Iterator[list[Entry]]:
         written, selection = split_pattern(line)
         root = str(self._path.parent / written)
         prefix = "" if written == "." else printable(written).rstrip("/")
         if not Path(root).is_dir() or not holds_any(root, selection):
-            yield Entry(path, printable(line), ImageError("nothing matches this pattern"))
+            yield [Entry(path, printable(line), ImageError("nothing matches this pattern"))]
             return
-        for entry in walk(root, selection):
-            yield Entry(entry.path, join(prefix, entry.key), entry.error)
+        for entries in walk(root, selection):
+            yield [Entry(entry.path, join(prefix, entry.key), entry.error) for entry in entries]

@@ -1,4 +1,4 @@
-"""Entries without those that were there before."""
+"""Entries without those that came before."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator
 from brimful.sources.walk import Entry
 
 
-def once(entries: Iterable[Entry]) -> Iterator[Entry]:
+def once(chunks: Iterable[list[Entry]]) -> Iterator[list[Entry]]:
     """Yield the entries whose key did not come before.
 
     A key names one result: with two of them a resumed job could not tell which one is done.
     """
     seen: set[str] = set()
-    for entry in entries:
-        if entry.key not in seen:
-            seen.add(entry.key)
-            yield entry
+    for chunk in chunks:
+        new = []
+        for entry in chunk:
+            if entry.key not in seen:
+                seen.add(entry.key)
+                new.append(entry)
+        if new:
+            yield new

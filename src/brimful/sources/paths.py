@@ -18,6 +18,6 @@ class PathsSource(EntriesSource):
         super().__init__(options)
         self._paths = [str(path) for path in paths]
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[list[Entry]]:
         """Yield the files."""
-        return once(entry for path in self._paths for entry in named(path, path))
+        return once(named((path, path) for path in self._paths))

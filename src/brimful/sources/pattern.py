@@ -32,7 +32,7 @@ class PatternSource(EntriesSource):
         if not Path(self._root).is_dir() or not holds_any(self._root, self._selection):
             raise UsageError(f"no images found for the pattern {pattern!r}; {looked_for()}")
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[list[Entry]]:
         """Yield the files."""
         return walk(self._root, self._selection)
 

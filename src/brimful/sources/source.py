@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
 from brimful.sources.image import SourceImage
@@ -28,3 +28,23 @@ class Source(Protocol):
     def close(self) -> None:
         """Release files and decoders; a running iteration ends."""
         ...
+
+
+@runtime_checkable
+class ChunkedSource(Protocol):
+    """A source that knows several images at a time, for a consumer that handles them together."""
+
+    def chunks(self) -> Iterator[list[SourceImage]]:
+        """Yield what iterating yields, in lists of at least one.
+
+        A list is never held back for the next image to come: what has to be waited for comes in
+        a list of its own.
+        """
+        ...
+
+
+def chunks_of(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
+    """Yield the images of a source in the lists it knows them in, or else one by one."""
+    if isinstance(images, ChunkedSource):
+        return images.chunks()
+    return ([image] for image in images)

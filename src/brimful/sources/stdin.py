@@ -36,7 +36,7 @@ class StdinSource(EntriesSource):
                 "or paths separated by NUL"
             )
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[list[Entry]]:
         """Yield the files as they are named."""
         if self._first is None:
             raise UsageError("standard input can be read once only")
@@ -47,13 +47,14 @@ class StdinSource(EntriesSource):
         """Raise TypeError: more may come."""
         raise TypeError("the number of paths on standard input is not known")
 
-    def _read(self, first: str) -> Iterator[Entry]:
-        yield from named(first, first)
-        for name in self._names:
-            yield from named(name, name)
+    def _read(self, first: list[str]) -> Iterator[list[Entry]]:
+        yield from named((name, name) for name in first)
+        for names in self._names:
+            yield from named((name, name) for name in names)
 
 
-def _names(stream: BinaryIO) -> Iterator[str]:
+def _names(stream: BinaryIO) -> Iterator[list[str]]:
+    """Yield the names that each read brings, if it completes any."""
     separator, rest = b"", b""
     while chunk := _read_some(stream):
         rest += chunk
@@ -61,9 +62,10 @@ def _names(stream: BinaryIO) -> Iterator[str]:
             separator = b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b""
         if separator:
             *complete, rest = rest.split(separator)
-            for name in complete:
-                yield from _decoded(name, separator)
-    yield from _decoded(rest, separator)
+            if names := _decoded(complete, separator):
+                yield names
+    if names := _decoded([rest], separator):
+        yield names
 
 
 def _read_some(stream: BinaryIO) -> bytes:
@@ -73,8 +75,7 @@ def _read_some(stream: BinaryIO) -> bytes:
     return chunk
 
 
-def _decoded(name: bytes, separator: bytes) -> Iterator[str]:
+def _decoded(names: list[bytes], separator: bytes) -> list[str]:
     if separator != b"\0":
-        name = name.rstrip(b"\r")
-    if name:
-        yield os.fsdecode(name)
+        names = [name.rstrip(b"\r") for name in names]
+    return [os.fsdecode(name) for name in names if name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
 )
@@ -16,26 +18,32 @@ VIDEO_SUFFIXES = frozenset(
 """Lower-case suffixes of videos (containers that FFmpeg reads)."""
 
 
-def suffix_of(name: str) -> str:
-    """Return the lower-case suffix of a file name with its dot, "" without one."""
+Kind = Literal["image", "video"]
+
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(IMAGE_SUFFIXES, "image"),
+    **dict.fromkeys(VIDEO_SUFFIXES, "video"),
+}
+
+
+def kind_of(name: str) -> Kind | None:
+    """Return what a file name looks like by its suffix, in any case; None when it is neither."""
     dot = name.rfind(".")
-    return name[dot:].lower() if dot > 0 else ""
-
-
-def is_image(name: str) -> bool:
-    """Tell whether a file name looks like an image."""
-    return suffix_of(name) in IMAGE_SUFFIXES
+    if dot <= 0:
+        return None
+    suffix = name[dot:]
+    kind = _KINDS.get(suffix)
+    return _KINDS.get(suffix.lower()) if kind is None else kind
 
 
 def is_video(name: str) -> bool:
     """Tell whether a file name looks like a video."""
-    return suffix_of(name) in VIDEO_SUFFIXES
+    return kind_of(name) == "video"
 
 
 def is_media(name: str) -> bool:
     """Tell whether a file name looks like an image or a video."""
-    suffix = suffix_of(name)
-    return suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES
+    return kind_of(name) is not None
 
 
 def looked_for() -> str:

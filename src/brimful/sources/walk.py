@@ -1,4 +1,8 @@
-"""Walk: the files below a folder, in a stable order, one directory in memory at a time."""
+"""Walk: the files below a folder, in a stable order, one directory in memory at a time.
+
+Everything comes in lists: a job of a million files passes through here file by file, and a
+generator's turn an image costs as much as the work itself.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from brimful.errors import ImageError
-from brimful.sources import key as keys
-from brimful.sources.suffixes import is_media
+from brimful.sources.key import printable
+from brimful.sources.suffixes import kind_of
 
 
 class Selection(Protocol):
@@ -36,10 +40,14 @@ class AllMedia:
 
     def takes(self, directory: tuple[str, ...], name: str) -> bool:
         """Take files with a known suffix that are not hidden."""
-        return not name.startswith(".") and is_media(name)
+        return kind_of(name) is not None and not name.startswith(".")
 
 
-@dataclass(frozen=True, slots=True)
+CHUNK = 64
+"""Files in a list at most."""
+
+
+@dataclass(slots=True)
 class Entry:
     """A file found below a folder, or a directory that could not be listed.
 
@@ -54,8 +62,8 @@ class Entry:
     error: ImageError | None = None
 
 
-def walk(root: str, selection: Selection) -> Iterator[Entry]:
-    """Yield the selected files below `root`, sorted by path components.
+def walk(root: str, selection: Selection) -> Iterator[list[Entry]]:
+    """Yield the selected files below `root`, sorted by path components, in lists.
 
     Only the names of the directories on the way to the current one are held: a million files in
     ten thousand directories cost what the largest directory costs. No file is opened and none
@@ -95,36 +103,51 @@ def _walk(
     parts: tuple[str, ...],
     selection: Selection,
     above: frozenset[tuple[int, int]],
-) -> Iterator[Entry]:
+) -> Iterator[list[Entry]]:
     try:
         identity = _identity(path)
         if identity in above:  # a link that leads back up
             return
-        found = _list(path, parts, selection)
+        names, directories = _list(path, parts, selection)
     except OSError as error:
         reason = error.strerror or str(error)
-        yield Entry(path, key or ".", ImageError(f"the folder cannot be listed: {reason}"))
+        yield [Entry(path, key or ".", ImageError(f"the folder cannot be listed: {reason}"))]
         return
     above = above | {identity}
-    for name, is_directory in found:
-        below = keys.join(key, keys.printable(name))
-        if is_directory:
+    found: list[Entry] = []
+    folder = f"{key}/" if key else ""
+    for name in names:
+        below = folder + (name if name.isascii() else printable(name))
+        if name in directories:
+            if found:
+                yield found
+                found = []
             yield from _walk(f"{path}/{name}", below, (*parts, name), selection, above)
-        else:
-            yield Entry(f"{path}/{name}", below)
+            continue
+        found.append(Entry(f"{path}/{name}", below))
+        if len(found) == CHUNK:
+            yield found
+            found = []
+    if found:
+        yield found
 
 
-def _list(path: str, parts: tuple[str, ...], selection: Selection) -> list[tuple[str, bool]]:
-    found: list[tuple[str, bool]] = []
+def _list(path: str, parts: tuple[str, ...], selection: Selection) -> tuple[list[str], set[str]]:
+    """Return the names of a directory that count, sorted, and which of them are directories."""
+    names: list[str] = []
+    directories: set[str] = set()
+    takes = selection.takes
     with os.scandir(path) as entries:
         for entry in entries:
+            name = entry.name
             if _is_directory(entry):
-                if selection.enters((*parts, entry.name)):
-                    found.append((entry.name, True))
-            elif selection.takes(parts, entry.name):
-                found.append((entry.name, False))
-    found.sort()
-    return found
+                if selection.enters((*parts, name)):
+                    names.append(name)
+                    directories.add(name)
+            elif takes(parts, name):
+                names.append(name)
+    names.sort()
+    return names, directories
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

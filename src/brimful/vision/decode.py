@@ -35,6 +35,10 @@ __all__ = ["DecodeLimits", "decode", "decode_pixels", "read_encoded", "read_file
 
 _KNOWN = "JPEG, PNG, WebP, BMP or TIFF"
 
+# Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_ORDINARY = 64 * 2**20  # a directory or a disk may claim any size
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeLimits:
@@ -125,10 +129,26 @@ def read_file(path: str | Path, limits: DecodeLimits = DecodeLimits()) -> bytes:
         ImageError: There is no such file, it is no regular file, it is unreadable or too large.
     """
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, _READ)
     except (OSError, ValueError) as error:
         raise ImageError(_cannot_open(error)) from None
+    try:
+        # An ordinary file is read with no more than its size asked for: a status costs the
+        # interpreter more than the seek. Whatever looks odd is looked at again, with care.
+        size = os.lseek(descriptor, 0, os.SEEK_END)
+        if 0 < size <= min(limits.max_bytes, _ORDINARY):
+            data = os.pread(descriptor, size, 0)
+            if len(data) == size:
+                return data
+        return _read_carefully(descriptor, limits)
+    except OSError:
+        return _read_carefully(descriptor, limits)
+    finally:
+        os.close(descriptor)
+
+
+def _read_carefully(descriptor: int, limits: DecodeLimits) -> bytes:
+    """Read an open file, or say why it is none to read."""
     try:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
@@ -137,17 +157,15 @@ def read_file(path: str | Path, limits: DecodeLimits = DecodeLimits()) -> bytes:
             raise ImageError("this is a device, pipe or socket, expected a regular file")
         if status.st_size > limits.max_bytes:
             raise ImageError(_too_many_bytes(status.st_size, limits))
-        data = os.read(descriptor, status.st_size)
-        while len(data) < status.st_size:  # a signal or a network file system cut the read short
-            more = os.read(descriptor, status.st_size - len(data))
+        data = b""
+        while len(data) < status.st_size:  # a signal or a network file system cuts reads short
+            more = os.pread(descriptor, status.st_size - len(data), len(data))
             if not more:
                 break
             data += more
         return data
     except OSError as error:
         raise ImageError(f"the file cannot be read: {error.strerror or error}") from None
-    finally:
-        os.close(descriptor)
 
 
 def _decode_with_opencv(data: bytes, header: Header) -> Pixels:

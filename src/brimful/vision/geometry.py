@@ -8,7 +8,7 @@ from (Ultralytics 8.4 does the same in `scale_boxes`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ class Geometry:
         resized: (height, width) of the image on the canvas.
         top: Rows of padding above.
         left: Columns of padding to the left.
+        inverse: What takes a point `x y` on the canvas back to the image: the gain (x, y), the
+            offset (x, y), and the width and height of the image to clip to.
     """
 
     image: Size
@@ -36,6 +38,14 @@ class Geometry:
     resized: Size
     top: int
     left: int
+    inverse: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute the inverse, once for all images of a size that share the geometry."""
+        height, width = self.image
+        gain_y, gain_x = self.gain
+        inverse = (gain_x, gain_y, self.left, self.top, width, height)
+        object.__setattr__(self, "inverse", inverse)
 
     @classmethod
     def fit(cls, image: Size, canvas: Size) -> Geometry:

@@ -23,9 +23,13 @@ _MAX_TIFF_TAGS = 4096
 # SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC), which share the range.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
+# Segments to skip: DHT, DQT, DRI, comments, and every APPn but EXIF's APP1.
+_SKIPPED = frozenset((0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE))
+_SEGMENT = struct.Struct(">BBH").unpack_from
+_FRAME = struct.Struct(">HHB").unpack_from
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Header:
     """What the header of an image says.
 
@@ -98,13 +102,14 @@ def _jpeg(data: bytes) -> Header:
     baseline = False
     orientation, components, at, end = 1, 0, 2, len(data)
     while at + 4 <= end:
-        if data[at] != 0xFF:  # libjpeg skips garbage between segments, so do we
+        prefix, marker, length = _SEGMENT(data, at)
+        if prefix != 0xFF:  # libjpeg skips garbage between segments, so do we
             at = data.find(b"\xff", at)
             if at < 0:
                 break
-            continue
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
+        elif marker in _SKIPPED and length >= 2:  # most of them
+            at += 2 + length
+        elif marker == 0xFF:  # fill byte
             at += 1
         elif marker in _WITHOUT_LENGTH or marker == 0:
             at += 2
@@ -113,10 +118,9 @@ def _jpeg(data: bytes) -> Header:
         elif marker == 0xDA:
             return Header("JPEG", size, orientation, components, at, baseline)
         else:
-            length = (data[at + 2] << 8) | data[at + 3]
             if marker in _SOF and at + 10 <= end:
-                height, width = struct.unpack_from(">HH", data, at + 5)
-                size, components = (height, width), data[at + 9]
+                height, width, components = _FRAME(data, at + 5)
+                size = (height, width)
                 baseline = marker == 0xC0
             elif marker == 0xE1 and orientation == 1 and data[at + 4 : at + 10] == b"Exif\0\0":
                 orientation = _exif_orientation(data[at + 10 : at + 2 + length])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brimful.detections import Detections, FloatArray, IntArray
+from brimful.detections import Detections, FloatArray, IntArray, new_detections
 from brimful.spec import ModelSpec
 from brimful.vision.heads.placed import Placed
 
@@ -71,29 +71,35 @@ class Rows:
             keypoints: Of each row, pose only.
             obb: Of each row, obb only.
         """
-        return [
-            Detections(
-                image=p.key,
-                index=p.index,
-                frame=p.frame,
-                pts_ms=p.pts_ms,
-                width=p.geometry.image[1],
-                height=p.geometry.image[0],
-                canvas=p.geometry.canvas,
-                task=spec.task,
-                names=spec.names,
-                boxes=boxes[span],
-                confidence=self.confidence[span],
-                class_id=self.class_id[span],
-                masks=None if masks is None else tuple(masks[span]),
-                keypoints=None if keypoints is None else keypoints[span],
-                obb=None if obb is None else obb[span],
-                truncated=truncated,
+        task, names = spec.task, spec.names
+        confidence, class_id = self.confidence, self.class_id
+        found = []
+        for p, span, truncated in zip(placed, self.spans(), self.truncated.tolist(), strict=True):
+            geometry = p.geometry
+            height, width = geometry.image
+            found.append(
+                new_detections(
+                    p.key,
+                    p.index,
+                    width,
+                    height,
+                    task,
+                    names,
+                    p.frame,
+                    p.pts_ms,
+                    geometry.canvas,
+                    boxes[span],
+                    confidence[span],
+                    class_id[span],
+                    None if masks is None else tuple(masks[span]),
+                    None if keypoints is None else keypoints[span],
+                    None if obb is None else obb[span],
+                    None,
+                    truncated,
+                    None,
+                )
             )
-            for p, span, truncated in zip(
-                placed, self.spans(), self.truncated.tolist(), strict=True
-            )
-        ]
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +119,7 @@ class Inverse:
     @classmethod
     def of(cls, rows: Rows, placed: Sequence[Placed]) -> Inverse:
         """Look up the geometry of each row's image."""
-        table = np.array(
-            [(*g.gain[::-1], g.left, g.top, *g.image[::-1]) for g in (p.geometry for p in placed)],
-            np.float32,
-        )[rows.image]
+        table = np.array([p.geometry.inverse for p in placed], np.float32)[rows.image]
         return cls(gain=table[:, 0:2], offset=table[:, 2:4], size=table[:, 4:6])
 
     def points(self, points: FloatArray) -> FloatArray:

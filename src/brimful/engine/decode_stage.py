@@ -1,0 +1,120 @@
+"""The decode stage: workers that bring admitted images into slots."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from brimful.engine.inflight import InFlight
+from brimful.engine.intake import Intake
+from brimful.engine.open_batches import Joined, OpenBatches, Ready
+from brimful.engine.preprocess import HostPreprocess
+from brimful.engine.stats import StageStats
+from brimful.engine.work import Work
+from brimful.errors import ImageError
+from brimful.spec import ModelSpec, Size
+from brimful.vision.encoded import Encoded
+
+
+class DecodeStage:
+    """Reads and decodes images, and writes them into the open batches of their canvases.
+
+    A worker takes a chunk of images. Those that the device decodes are only read, and join their
+    batches together; one that is decoded here goes on as soon as it is decoded.
+    """
+
+    def __init__(
+        self,
+        preprocess: HostPreprocess,
+        intake: Intake,
+        batches: OpenBatches,
+        inflight: InFlight,
+        spec: ModelSpec,
+        stats: StageStats,
+        *,
+        chunk: int,
+        on_written: Callable[[list[Joined]], None],
+        on_death: Callable[[str, BaseException], None],
+    ) -> None:
+        """Put the stage together; `loop` is run by each worker.
+
+        Args:
+            preprocess: Decodes and letterboxes.
+            intake: Where images come from.
+            batches: What they join.
+            inflight: Settles bad images.
+            spec: The model.
+            stats: Told how long the stage worked.
+            chunk: Images that a worker takes at a time at most.
+            on_written: Told what has been written, which may be due now.
+            on_death: Told when writing fails, which is nobody's fault but the stage's.
+        """
+        self._preprocess = preprocess
+        self._intake = intake
+        self._batches = batches
+        self._inflight = inflight
+        self._spec = spec
+        self._stats = stats
+        self._chunk = chunk
+        self._on_written = on_written
+        self._on_death = on_death
+
+    def loop(self) -> None:
+        """Work until the intake is closed."""
+        while (taken := self._intake.take(self._chunk)) is not None:
+            works, expired = taken
+            if expired:
+                self._settle([(w, "its deadline passed before it was decoded") for w in expired])
+            self._prepare(works)
+            del taken, works, expired  # a waiting thread keeps no image alive
+
+    def _prepare(self, works: list[Work]) -> None:
+        """Decode images and bring them into slots; a bad image settles its own result."""
+        preprocess = self._preprocess
+        waiting: dict[Size, list[Ready]] = {}
+        bad: list[tuple[Work, str]] = []
+        started = time.perf_counter()
+        for work in works:
+            try:
+                image = preprocess.decode(work.image)
+            except ImageError as error:
+                bad.append((work, str(error)))
+                continue
+            work.geometry = geometry = preprocess.place(image)
+            images = waiting.get(geometry.canvas)
+            if images is None:
+                waiting[geometry.canvas] = [(work, image)]
+            else:
+                images.append((work, image))
+            if not isinstance(image, Encoded):  # pixels are many: no more than one image's
+                self._stats.add("decode", time.perf_counter() - started)
+                del image, images
+                self._write(waiting)
+                started = time.perf_counter()
+        self._stats.add("decode", time.perf_counter() - started)
+        if bad:
+            self._settle(bad)
+        if waiting:
+            self._write(waiting)
+
+    def _write(self, waiting: dict[Size, list[Ready]]) -> None:
+        """Bring images into slots as there are any; what is left when closed has failed."""
+        while waiting and (joined := self._batches.join(waiting)):
+            started = time.perf_counter()
+            try:
+                for part in joined:
+                    for position, (work, image) in enumerate(part.images, part.position):
+                        assert work.geometry is not None
+                        self._preprocess.write(image, work.geometry, part.slot, position)
+            except BaseException as error:
+                waiting.clear()
+                self._on_death("preprocess", error)
+                return
+            self._stats.add("preprocess", time.perf_counter() - started)
+            self._on_written(joined)
+            del joined, part, work, image
+        waiting.clear()
+
+    def _settle(self, bad: list[tuple[Work, str]]) -> None:
+        results = [work.failed(self._spec, error) for work, error in bad]
+        self._inflight.settle([work for work, _ in bad], results)
