@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
+from brimful.errors import UsageError
+from brimful.memory.size import parse_bytes
 from brimful.models.model import ModelOptions, open_model
 from brimful.models.signature import SpecOverrides
 from brimful.runtimes.registry import load_runtime
@@ -23,7 +26,8 @@ def load(
     runtime: str = "auto",
     device: str = "cpu",
     precision: Precision = "fp32",
-    batch: int | None = None,
+    batch: int | Literal["auto"] | None = None,
+    gpu_mem: int | str | None = None,
     imgsz: int | tuple[int, int] | None = None,
     canvas: str = "auto",
     conf: float = 0.25,
@@ -48,7 +52,10 @@ def load(
         runtime: `auto` for the fastest installed, or a name of `brimful.runtimes.registry`.
         device: `cpu`, `cuda` or `cuda:INDEX`.
         precision: `fp32`, `bf16` or `fp16`.
-        batch: Images a forward takes at most; None lets the runtime choose.
+        batch: Images a forward takes at most; None lets the runtime choose; `auto` finds, on a GPU,
+            the smallest that is nearly as fast as the largest, and keeps the finding.
+        gpu_mem: Device memory that this process may hold, in bytes or as `2GiB`: all of it, the
+            CUDA context and libraries included. What does not fit is an error here, not later.
         imgsz: Side of the full canvas, or (height, width); None is the model's own.
         canvas: `auto`, `square`, `exact` or `HxW`.
         conf: Confidence that a detection must be above.
@@ -72,6 +79,8 @@ def load(
     Raises:
         BrimfulError: With what was expected, what came, and what to do.
     """
+    if gpu_mem is not None and device == "cpu":
+        raise UsageError("gpu_mem limits the memory of a GPU, and device is cpu; name a GPU")
     postprocess = PostprocessConfig(
         conf=conf,
         iou=iou,
@@ -97,16 +106,25 @@ def load(
             device=device,
             precision=precision,
             threads=threads,
-            max_batch=batch,
+            max_batch=None if batch == "auto" else batch,
+            tune_batch=batch == "auto",
+            memory=parse_bytes(gpu_mem) if isinstance(gpu_mem, str) else gpu_mem,
             largest=_largest(canvas, imgsz),
             postprocess=postprocess,
         ),
     )
     try:
-        return Engine(loaded, config)
+        engine = Engine(loaded, config)
     except BaseException:
         loaded.close()
         raise
+    if gpu_mem is not None:
+        try:
+            engine.warm_up()  # every canvas takes its memory now, or does not fit now
+        except BaseException:
+            engine.close()
+            raise
+    return engine
 
 
 def _largest(canvas: str, imgsz: int | tuple[int, int] | None) -> Size | None:

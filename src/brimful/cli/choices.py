@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from brimful.errors import UsageError
 
@@ -30,6 +31,17 @@ class FailureLimit:
     def hopeless(self, failures: int) -> bool:
         """Whether the limit is exceeded whatever follows, so that the job may stop."""
         return self.count is not None and failures > self.count
+
+
+def parse_batch(text: str | None) -> int | Literal["auto"] | None:
+    """Read `--batch`: a number, or `auto` (in Ultralytics' spelling -1)."""
+    if text is None:
+        return None
+    if text.lower() in ("auto", "-1"):
+        return "auto"
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise UsageError(f"--batch is {text!r}; batch must be at least 1, or auto")
 
 
 def parse_failures(text: str | None) -> FailureLimit:

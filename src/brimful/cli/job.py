@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from rich.console import Console
 from brimful.cli.choices import FailureLimit
 from brimful.cli.progress import JobProgress
 from brimful.cli.summary import print_summary
+from brimful.cluster.pool import EnginePool
 from brimful.engine.engine import Engine
 from brimful.errors import InterruptedJobError, TooManyFailuresError
 from brimful.sinks.sink import Sink
@@ -22,7 +23,7 @@ from brimful.sources.source import Source
 
 
 def run_job(
-    engine: Engine,
+    engine: Engine | EnginePool,
     images: Source,
     sink: Sink,
     limit: FailureLimit,
@@ -56,13 +57,11 @@ def run_job(
     started = time.perf_counter()
     try:
         with _interruptible(), JobProgress(total, quiet=quiet, console=console) as progress:
-            for results in engine.stream(images):
-                sink.write(results)
-                bad = sum(1 for result in results if result.error is not None)
-                count += len(results)
+            for done, bad, detections in _written(engine, images, sink):
+                count += done
                 failures += bad
-                found += sum(len(result) for result in results)
-                progress.advance(len(results), bad)
+                found += detections
+                progress.advance(done, bad)
                 if limit.hopeless(earlier + failures):
                     hint = ". Go on with a higher limit and --resume" if output else ""
                     raise TooManyFailuresError(
@@ -99,6 +98,21 @@ def run_job(
         )
 
 
+def _written(
+    engine: Engine | EnginePool, images: Source, sink: Sink
+) -> Iterator[tuple[int, int, int]]:
+    """Write results as they come; yield how many images, failures and detections they were."""
+    if isinstance(engine, EnginePool):
+        for encoded in engine.stream_encoded(images):
+            sink.append(encoded.lines)
+            yield encoded.count, encoded.failures, encoded.found
+        return
+    for results in engine.stream(images):
+        sink.write(results)
+        failures = sum(1 for result in results if result.error is not None)
+        yield len(results), failures, sum(map(len, results))
+
+
 def _length(images: Source) -> int | None:
     try:
         return len(images)
@@ -116,6 +130,14 @@ def quiet_libraries() -> None:
     cv2.setNumThreads(1)
     if "OPENCV_LOG_LEVEL" not in os.environ:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def start_quietly(
+    start: Callable[..., Engine], *, device: str, threads: int | None, workers: int | None
+) -> Engine:
+    """Start an engine, and keep the libraries of its process quiet."""
+    quiet_libraries()
+    return start(device=device, threads=threads, workers=workers)
 
 
 @contextmanager

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
 import click
 
 from brimful.cli.choices import (
+    parse_batch,
     parse_classes,
     parse_failures,
     parse_imgsz,
     parse_names,
     parse_switch,
 )
-from brimful.cli.job import quiet_libraries, run_job
+from brimful.cli.job import run_job, start_quietly
+from brimful.cluster.devices import parse_devices
+from brimful.cluster.start import start_engines
 from brimful.demo.model import resolve_model
 from brimful.errors import UsageError
 from brimful.load import load
@@ -51,10 +55,11 @@ FAILURES = (
     "--nms", help="Head of a .pt: false NMS-free, true with NMS. Default: NMS-free if any."
 )
 @click.option("--runtime", type=click.Choice(("auto", *NAMES)), default="auto")
-@click.option("--device", default="cpu", help="cpu, cuda or cuda:INDEX.")
+@click.option("--device", default="cpu", help="cpu, 0 or cuda:0; several: 0,1,2,3.")
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32")
 @click.option("--half/--no-half", help="The same as precision=fp16.")
-@click.option("--batch", type=int, help="Most images in a forward. Default: the runtime's choice.")
+@click.option("--batch", help="Most images in a forward, or auto. Default: the runtime's choice.")
+@click.option("--gpu-mem", help="Device memory this may hold in all, such as 2GiB. Default: any.")
 @click.option("--threads", type=int, help="CPU threads of the model. Default: all.")
 @click.option("--workers", type=int, help="Decode threads. Default: one per CPU, at most 8.")
 @click.option("--vid-stride", default=1, help="Every how many-th frame of a video.")
@@ -85,7 +90,8 @@ def predict(
     device: str,
     precision: Precision,
     half: bool,
-    batch: int | None,
+    batch: str | None,
+    gpu_mem: str | None,
     threads: int | None,
     workers: int | None,
     vid_stride: int,
@@ -107,14 +113,15 @@ def predict(
     if half and precision == "bf16":
         raise UsageError("--half means precision=fp16, and precision=bf16 was given; give one")
     limit = parse_failures(max_failures)
+    devices = parse_devices(device)
     chosen = resolve_model(model)
-    quiet_libraries()
-    engine = load(
+    loading = functools.partial(
+        load,
         chosen,
         runtime=runtime,
-        device=device,
         precision="fp16" if half else precision,
-        batch=batch,
+        batch=parse_batch(batch),
+        gpu_mem=gpu_mem,
         imgsz=parse_imgsz(imgsz),
         canvas=canvas,
         conf=conf,
@@ -126,11 +133,10 @@ def predict(
         task=task,
         names=parse_names(names),
         trust_model=trust_model,
-        threads=threads,
-        workers=workers,
         limits=DecodeLimits(max_pixels=max_pixels, max_bytes=max_bytes),
     )
-    with engine:
+    start = functools.partial(start_quietly, loading)
+    with start_engines(start, devices, chosen, threads=threads, workers=workers) as engine:
         job = {
             "model": None if chosen is None else digest_of(Path(chosen)),
             "source": source,

@@ -77,7 +77,11 @@ class LedgerSink:
 
     def write(self, batch: Sequence[Detections]) -> None:
         """Append the results to the journal."""
-        self._journal.append(encode_jsonl(batch))
+        self.append(encode_jsonl(batch))
+
+    def append(self, lines: bytes) -> None:
+        """Append JSON lines to the journal."""
+        self._journal.append(lines)
 
     def finish(self) -> None:
         """Make the output appear, then remove the journal and the job file."""

@@ -21,6 +21,10 @@ class Sink(Protocol):
         """Write results, in one piece. After it returns, the end of the process loses none."""
         ...
 
+    def append(self, lines: bytes) -> None:
+        """Write results that are JSON lines already, whole ones, as `encode_jsonl` makes them."""
+        ...
+
     def finish(self) -> None:
         """The job is complete: make the output appear, whole and at once."""
         ...

@@ -25,7 +25,11 @@ class StdoutSink:
 
     def write(self, batch: Sequence[Detections]) -> None:
         """Write and flush the lines of a batch."""
-        self._stream.write(encode_jsonl(batch))
+        self.append(encode_jsonl(batch))
+
+    def append(self, lines: bytes) -> None:
+        """Write and flush lines."""
+        self._stream.write(lines)
         self._stream.flush()
 
     def finish(self) -> None:

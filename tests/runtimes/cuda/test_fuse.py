@@ -49,7 +49,7 @@ def test_same_outputs_as_the_network(name: str) -> None:
 
 
 def run(network: Any, images: Any) -> list[Any]:
-    """Return what the head reads, and what it says unless that is rows whose order near-ties swap."""
+    """Return what the head reads, and what it says unless near-ties may swap its rows."""
     read: list[Any] = []
     head = network.model[-1]
     head.register_forward_pre_hook(lambda module, inputs: read.extend(inputs[0]))

@@ -221,6 +221,8 @@ class Enlarge(nn.Module):
 class FusedConcat(nn.Module):
     """Concatenation of channels; what is to be enlarged is enlarged on the way."""
 
+    f: Any
+
     def __init__(self, launcher: Launcher) -> None:
         """Keep what runs the kernel."""
         super().__init__()

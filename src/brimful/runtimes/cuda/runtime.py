@@ -69,9 +69,7 @@ class TorchCudaRuntime:
     input_format: InputFormat = "hwc_u8"
     concurrency = LANES
 
-    def __init__(
-        self, model: Model, options: RuntimeOptions, techniques: Techniques = ALL
-    ) -> None:
+    def __init__(self, model: Model, options: RuntimeOptions, techniques: Techniques = ALL) -> None:
         """Load a checkpoint onto a GPU.
 
         Raises:

@@ -28,8 +28,8 @@ height, width, resized height, resized width, top, left, row of `out`, and the s
 canvas pixel, vertical and horizontal, as the bits of two float64."""
 
 TILE_ROWS = 8
-TILE_VALUES = 1024
-"""Size of what a program writes, in canvas rows and in values (pixels times channels) of a row."""
+TILE_VALUES = 512
+"""What a program writes: canvas rows, and of each as many values (pixels times channels)."""
 
 Upright = tuple[int, int, int, int, int]
 """(pointer, stride_y, stride_x, height, width)."""
@@ -190,13 +190,27 @@ def _letterbox(
 
     if (resized_height == source_height) & (resized_width == source_width):
         from_column = x.to(tl.int64) * stride_x + channel
-        for line in range(first, last):
+        # Four rows at a time: no load can go before a store, for all the compiler knows of them.
+        for line in range(first, last, 4):
             y = line - top
-            width = tl.where((y >= 0) & (y < resized_height), resized_width, 0)
-            inside = (x >= 0) & (x < width)
-            from_row = source + y.to(tl.int64) * stride_y
-            pixel = tl.load(from_row + from_column, mask=inside, other=PAD).to(tl.int32)
-            tl.store(target + line * pitch, _level(pixel, out), mask=value < pitch)
+            rows = tl.where(value < pitch, last - line, 0)
+            one = _row(
+                source, y + 0, stride_y, resized_height, from_column, x, resized_width, PAD
+            )  # fmt: skip
+            two = _row(
+                source, y + 1, stride_y, resized_height, from_column, x, resized_width, PAD
+            )  # fmt: skip
+            three = _row(
+                source, y + 2, stride_y, resized_height, from_column, x, resized_width, PAD
+            )  # fmt: skip
+            four = _row(
+                source, y + 3, stride_y, resized_height, from_column, x, resized_width, PAD
+            )  # fmt: skip
+            place = target + line * pitch
+            tl.store(place, _level(one, out), mask=rows > 0)
+            tl.store(place + pitch, _level(two, out), mask=rows > 1)
+            tl.store(place + 2 * pitch, _level(three, out), mask=rows > 2)
+            tl.store(place + 3 * pitch, _level(four, out), mask=rows > 3)
     else:
         left, weight_left, weight_right = _taps(x, tl.load(entry + 12))
         # Beyond an edge OpenCV repeats rows with the weights as they are, but of columns it takes
@@ -228,6 +242,24 @@ def _letterbox(
             below = (weight_lower * (below >> 4)) >> 16
             pixel = tl.where(inside, (above + below + 2) >> 2, PAD)
             tl.store(target + line * pitch, _level(pixel, out), mask=value < pitch)
+
+
+@kernel
+def _row(
+    source: tl.tensor,
+    y: tl.tensor,
+    stride_y: tl.tensor,
+    height: tl.tensor,
+    from_column: tl.tensor,
+    x: tl.tensor,
+    width: tl.tensor,
+    PAD: tl.constexpr,
+) -> tl.tensor:
+    """Return values of a source row, and PAD where there is none."""
+    width = tl.where((y >= 0) & (y < height), width, 0)
+    inside = (x >= 0) & (x < width)
+    from_row = source + y.to(tl.int64) * stride_y
+    return tl.load(from_row + from_column, mask=inside, other=PAD).to(tl.int32)
 
 
 @kernel

@@ -25,7 +25,7 @@ so that a thread has all classes of its anchors."""
 CHUNK = 1024
 """Rows, keys or values that the other kernels look at at a time."""
 
-BLOCK = 512
+BLOCK = 256
 BLOCK_WARPS = 4
 """Candidates that NMS holds in registers at a time, and the warps that hold them."""
 

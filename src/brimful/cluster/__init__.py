@@ -1,0 +1,1 @@
+"""Several devices: one engine process each, one work queue, one ordered output."""

@@ -1,0 +1,133 @@
+"""Messages between the parent and its engine processes.
+
+Each is pickled by itself. The parent sends Work, ResetStats and AskReport; that its end of the pipe
+is closed means: leave. An engine process sends Ready or Failed once, then Results (each followed by
+a message of its body's raw bytes), Report, and Died as its last word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from brimful.cluster.packing import Packed
+from brimful.engine.engine import EngineReport
+from brimful.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Images to run.
+
+    Attributes:
+        chunk: Number of the chunk, which its Results carry.
+        encoded: The body shall be JSON lines; otherwise a pickled list of Detections.
+        items: The images.
+    """
+
+    chunk: int
+    encoded: bool
+    items: list[Packed]
+
+
+@dataclass(frozen=True, slots=True)
+class ResetStats:
+    """Start measuring anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskReport:
+    """Answer with a Report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine runs.
+
+    Attributes:
+        spec: What the model is.
+        runtime: Name of the runtime.
+        description: What decides speed and results.
+    """
+
+    spec: ModelSpec
+    runtime: str
+    description: dict[str, str | int]
+
+
+@dataclass(frozen=True, slots=True)
+class RaisedError:
+    """An error that travels: exceptions with an `__init__` of their own do not pickle.
+
+    Attributes:
+        kind: Its class.
+        message: Its text.
+        facts: Its attributes.
+    """
+
+    kind: type[BaseException]
+    message: str
+    facts: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The engine could not be started.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: RaisedError
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A chunk is done; its body follows.
+
+    Attributes:
+        chunk: Number of the chunk.
+        count: Images.
+        failures: Images with an error.
+        found: Detections.
+    """
+
+    chunk: int
+    count: int
+    failures: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How the engine spent its time."""
+
+    report: EngineReport
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The engine stopped and the process ends.
+
+    Attributes:
+        reason: Why.
+    """
+
+    reason: str
+
+
+FromParent = Work | ResetStats | AskReport
+FromEngine = Ready | Failed | Results | Report | Died
+
+
+def travelling(error: BaseException) -> RaisedError:
+    """Take an error apart, so that `raised` can make it again in another process."""
+    if not type(error).__module__.startswith("brimful."):
+        return RaisedError(RuntimeError, f"{type(error).__name__}: {error}", {})
+    return RaisedError(type(error), str(error), dict(vars(error)))
+
+
+def raised(error: RaisedError) -> BaseException:
+    """Make an error again, of the same class, with the same text and attributes."""
+    made = error.kind.__new__(error.kind, error.message)
+    made.__dict__.update(error.facts)
+    return made
