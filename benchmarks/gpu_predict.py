@@ -3,15 +3,16 @@
     python benchmarks/gpu_predict.py
 
 Every contestant is a process of its own. Loading and compiling are not counted on either side (our
-start is shown); GPU busy is NVML's mean over the run. `model` is the rate of the same engine's graphs
-alone at the same canvas and batch, `decode` that of its decoder on the same files, both measured in
-the same process after the run. Ultralytics' results are iterated and not written anywhere; ours are
-written as JSON lines.
+start is shown); GPU busy is NVML's mean over the run. `ours xN` is N engine processes on the one
+GPU (`--device 0,0`). `alone` measures the same engine's graphs alone at the same canvas and batch, and
+its decoder alone on the same files; `of min` is our rate over the smaller of the two. Ultralytics'
+results are iterated and not written anywhere; ours are written as JSON lines.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from pathlib import Path
@@ -29,17 +30,20 @@ CASES = (
 )
 
 
-def ours(name: str, folder: Path, batch: int, workers: int | None) -> None:
-    """Run the engine as `brimful predict` does, then its parts alone."""
+def ours(name: str, folder: Path, batch: int, workers: int | None, processes: int) -> None:
+    """Run engines as `brimful predict` does."""
+    from brimful.cluster.pool import EnginePool
+    from brimful.cluster.start import start_engines
     from brimful.load import load
     from brimful.sinks.open_sink import open_sink
     from brimful.sources.open_source import open_source
 
     started = time.perf_counter()
-    engine = load(model(name), device="cuda", precision="fp16", batch=batch, workers=workers)
+    start = functools.partial(load, model(name), precision="fp16", batch=batch)
+    devices = ["cuda:0"] * processes
     files = sorted(folder.glob("*.jpg"))
-    with engine:
-        for _ in engine.predict(files[: 4 * batch]):
+    with start_engines(start, devices, None, threads=None, workers=workers) as engine:
+        for _ in engine.predict(files[: 4 * batch * processes]):
             pass
         start_s = time.perf_counter() - started
         output = folder.parent / f"{folder.name}.jsonl"
@@ -53,74 +57,83 @@ def ours(name: str, folder: Path, batch: int, workers: int | None) -> None:
             overwrite=True,
         )
         engine.reset_stats()
-        count = errors = 0
         cpu = time.process_time()
         with GpuMonitor() as monitor:
             begun = time.perf_counter()
-            for results in engine.stream(open_source(str(folder))):
-                sink.write(results)
-                count += len(results)
-                errors += sum(1 for result in results if result.error is not None)
+            images = open_source(str(folder))
+            if isinstance(engine, EnginePool):
+                for encoded in engine.stream_encoded(images):
+                    sink.append(encoded.lines)
+            else:
+                for results in engine.stream(images):
+                    sink.write(results)
             sink.finish()
             seconds = time.perf_counter() - begun
         cpu = time.process_time() - cpu
         report = engine.report()
-        rows = [json.loads(line) for line in output.read_bytes().splitlines()]
-        assert [row["index"] for row in rows] == list(range(count))
-        parts = alone(engine, files, batch)
-        tell(
-            "ours",
-            images=count,
-            errors=errors,
-            img_s=round(count / seconds, 1),
-            gpu_busy=round(monitor.busy, 1),
-            cpu_us=round(1e6 * cpu / count, 1),
-            start_s=round(start_s, 2),
-            limits=report.limits.name,
-            stages={use.name: round(use.busy, 3) for use in report.stages},
-            mean_batch=round(count / sum(report.batches.values()), 1),
-            engine=engine.describe(),
-            **parts,
-        )
+        described = engine.describe()
+    rows = [json.loads(line) for line in output.read_bytes().splitlines()]
+    assert [row["index"] for row in rows] == list(range(len(files)))
+    errors = sum(row["error"] is not None for row in rows)
+    tell(
+        f"ours x{processes}",
+        images=len(rows),
+        errors=errors,
+        detections=sum(len(row["detections"]) for row in rows),
+        img_s=round(len(rows) / seconds, 1),
+        gpu_busy=round(monitor.busy, 1),
+        peak_mib=monitor.peak >> 20,
+        parent_cpu_us=round(1e6 * cpu / len(rows), 1),
+        start_s=round(start_s, 2),
+        limits=report.limits.name,
+        stages={use.name: round(use.busy, 3) for use in report.stages},
+        mean_batch=round(len(rows) / max(1, sum(report.batches.values())), 1),
+        engine=described,
+    )
 
 
-def alone(engine: Any, files: list[Path], batch: int) -> dict[str, float]:
-    """Return the rates of the engine's graphs alone and of its decoder alone."""
+def alone(name: str, folder: Path, batch: int) -> None:
+    """Measure the engine's graphs alone, and its decoder alone on the same files."""
     import torch
 
+    from brimful.load import load
     from brimful.runtimes.cuda.loader import Loader
     from brimful.runtimes.cuda.slot import CudaSlot
+    from brimful.vision.canvas import CanvasPolicy
     from brimful.vision.decode import read_encoded
 
-    runtime = engine.runtime
-    encoded = [read_encoded(file.read_bytes()) for file in files[:batch]]
-    geometries = [engine._policy.place(one.header.size) for one in encoded]
-    canvas = geometries[0].canvas
-    assert all(geometry.canvas == canvas for geometry in geometries)
-    graphs = [(lane, lane.graph(canvas, batch)) for lane in runtime._lanes]
+    files = sorted(folder.glob("*.jpg"))
+    with load(model(name), device="cuda:0", precision="fp16", batch=batch) as engine:
+        for _ in engine.predict(files[: 2 * batch]):
+            pass
+        runtime: Any = engine.runtime
+        encoded = [read_encoded(file.read_bytes()) for file in files[:batch]]
+        policy = CanvasPolicy.for_model(engine.spec)
+        geometries = [policy.place(one.header.size) for one in encoded]
+        canvas = geometries[0].canvas
+        assert all(geometry.canvas == canvas for geometry in geometries)
+        graphs = [(lane, lane.graph(canvas, batch)) for lane in runtime._lanes]
 
-    def forwards() -> int:
-        for lane, graph in graphs * 4:
-            with torch.cuda.stream(lane.stream):
-                graph.replay()
-        torch.cuda.synchronize()
-        return 4 * len(graphs) * batch
+        def forwards() -> int:
+            for lane, graph in graphs * 4:
+                with torch.cuda.stream(lane.stream):
+                    graph.replay()
+            torch.cuda.synchronize()
+            return 4 * len(graphs) * batch
 
-    slot = CudaSlot(canvas, batch, 3)
-    for position, (one, geometry) in enumerate(zip(encoded, geometries, strict=True)):
-        slot.put(position, one, geometry)
-    size = sum(runtime._loader._plan(slot, i).size for i in range(batch))
-    loader = Loader(batch, 3, 2 * size, runtime._device)
+        slot = CudaSlot(canvas, batch, 3)
+        for position, (one, geometry) in enumerate(zip(encoded, geometries, strict=True)):
+            slot.put(position, one, geometry)
+        loader = Loader(batch, 3, 2 * max(32 * 2**20, batch * 2**20), runtime._device)
 
-    def decodes() -> int:
-        for piece in loader.pieces(slot, batch, {}):
-            assert piece.arena is not None
-            piece.arena.release(torch.cuda.current_stream())
-        return batch
+        def decodes() -> int:
+            for piece in loader.pieces(slot, batch, {}):
+                assert piece.arena is not None
+                piece.arena.release(torch.cuda.current_stream())
+            return batch
 
-    figures = {"model": round(rate(forwards, 2.0), 1), "decode": round(rate(decodes, 2.0), 1)}
-    loader.close()
-    return figures
+        tell("alone", model_img_s=rate(forwards, 2.0), decode_img_s=rate(decodes, 2.0))
+        loader.close()
 
 
 def ultralytics(name: str, folder: Path, batch: int) -> None:
@@ -135,7 +148,7 @@ def ultralytics(name: str, folder: Path, batch: int) -> None:
         begun = time.perf_counter()
         count = sum(1 for _ in yolo.predict(str(folder), stream=True, **options))
         seconds = time.perf_counter() - begun
-    tell("ultralytics", images=count, img_s=round(count / seconds, 1), gpu_busy=round(monitor.busy, 1))
+    tell("ultralytics", images=count, img_s=count / seconds, gpu_busy=monitor.busy)
 
 
 def dataloader(name: str, folder: Path, batch: int) -> None:
@@ -169,41 +182,55 @@ def dataloader(name: str, folder: Path, batch: int) -> None:
         for pixels in loader:
             count += len(yolo.predict(pixels.cuda(non_blocking=True).half() / 255, **options))
         seconds = time.perf_counter() - begun
-    tell("dataloader", images=count, img_s=round(count / seconds, 1), gpu_busy=round(monitor.busy, 1))
+    tell("dataloader", images=count, img_s=count / seconds, gpu_busy=monitor.busy)
+
+
+CONTESTANTS = ("ultralytics", "dataloader", "alone", "ours x1", "ours x2", "ours x3")
+
+
+def run(contestant: str, options: argparse.Namespace) -> None:
+    """Be a contestant."""
+    if contestant.startswith("ours"):
+        processes = int(contestant.rpartition("x")[2])
+        ours(options.model, options.folder, options.batch, options.workers, processes)
+    elif contestant == "alone":
+        alone(options.model, options.folder, options.batch)
+    elif contestant == "ultralytics":
+        ultralytics(options.model, options.folder, 32)
+    else:
+        dataloader(options.model, options.folder, 128)
 
 
 def main() -> None:
     """Run the contestants of every case, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--contestant")
+    parser.add_argument("--contestants", nargs="*", default=CONTESTANTS, choices=CONTESTANTS)
     parser.add_argument("--model", default="yolo26n")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--scale", type=float, default=1.0, help="Share of the images to run.")
-    parser.add_argument("--others", type=int, default=4_000, help="Images for the other tools.")
+    parser.add_argument("--others", type=int, default=2_000, help="Images for the other tools.")
     parser.add_argument("--cases", type=int, nargs="*", default=list(range(len(CASES))))
     options = parser.parse_args()
     main_guard()
-    if options.contestant == "ours":
-        return ours(options.model, options.folder, options.batch, options.workers)
-    if options.contestant == "ultralytics":
-        return ultralytics(options.model, options.folder, 32)
-    if options.contestant == "dataloader":
-        return dataloader(options.model, options.folder, 128)
+    if options.contestant:
+        return run(options.contestant, options)
     rows = []
-    head = f"{'model':<9}{'image':<11}{'contestant':<13}{'img/s':>8}{'x':>7}{'busy':>6}"
-    print(head + f"{'model':>8}{'decode':>8}{'of min':>8}  limits")
+    print(
+        f"{'model':<9}{'image':<11}{'contestant':<13}{'img/s':>8}{'x':>7}{'busy':>6}{'of min':>8}"
+    )
     for case in options.cases:
         name, size, count = CASES[case]
-        distinct = None if size == (480, 640) else 1_000
+        distinct = None if size == (480, 640) else 500
         whole = images(int(count * options.scale), size, distinct)
         part = images(min(options.others, int(count * options.scale)), size, distinct)
-        found = {}
-        for contestant in ("ultralytics", "dataloader", "ours"):
+        found: dict[str, dict[str, Any]] = {}
+        for contestant in options.contestants:
             if contestant == "dataloader" and case:
                 continue
-            folder = whole if contestant == "ours" else part
+            folder = whole if contestant.startswith("ours") else part
             workers = ["--workers", str(options.workers)] if options.workers else []
             figures = contest(
                 *(__file__, contestant, "--model", name, "--folder", str(folder)),
@@ -211,15 +238,16 @@ def main() -> None:
             )
             found[contestant] = figures
             row = {"model": name, "size": size, **figures}
-            base = found["ultralytics"].get("img_s")
-            if "img_s" in figures and base:
-                row["ratio"] = round(figures["img_s"] / base, 2)
-            if "model" in figures and "decode" in figures:
-                row["model"], row["model_img_s"] = name, figures["model"]
-                row["of_slower"] = figures["img_s"] / min(figures["model"], figures["decode"])
+            if "img_s" in figures and "img_s" in found.get("ultralytics", {}):
+                row["ratio"] = round(figures["img_s"] / found["ultralytics"]["img_s"], 2)
+            parts = found.get("alone", {})
+            if contestant.startswith("ours") and "img_s" in figures and "model_img_s" in parts:
+                slower = min(parts["model_img_s"], parts["decode_img_s"])
+                row["of_slower"] = round(figures["img_s"] / slower, 3)
             rows.append(row)
             show(row)
-    path = write_json("gpu_predict", {"gpu": gpu_environment(), "batch": options.batch, "rows": rows})
+    facts = {"gpu": gpu_environment(), "batch": options.batch, "rows": rows}
+    path = write_json("gpu_predict", facts)
     print(f"written: {path.name}")
 
 
@@ -228,12 +256,13 @@ def show(row: dict[str, Any]) -> None:
     size = f"{row['size'][1]}x{row['size'][0]}"
     start = f"{row['model']:<9}{size:<11}{row['contestant']:<13}"
     if "error" in row:
-        print(start + row["error"], flush=True)
-        return
-    line = f"{row['img_s']:>8.0f}{row.get('ratio', 0):>7.2f}{row['gpu_busy']:>6.0f}"
-    if "model_img_s" in row:
-        line += f"{row['model_img_s']:>8.0f}{row['decode']:>8.0f}{row['of_slower']:>8.2f}"
-        line += f"  {row['limits']} (start {row['start_s']} s, cpu {row['cpu_us']} us/image)"
+        line = row["error"]
+    elif row["contestant"] == "alone":
+        line = f"model {row['model_img_s']:.0f} img/s, decode {row['decode_img_s']:.0f} img/s"
+    else:
+        line = f"{row['img_s']:>8.0f}{row.get('ratio', 0):>7.2f}{row['gpu_busy']:>6.0f}"
+    if "of_slower" in row:
+        line += f"{row['of_slower']:>8.3f}  start {row['start_s']} s, {row['stages']}"
     print(start + line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Sizes, batches and budgets as options; what they do on a GPU is in tests/runtimes/test_cuda.py."""
+"""Sizes, batches and budgets as options; tests/runtimes/test_cuda.py has what they do."""
 
 from __future__ import annotations
 

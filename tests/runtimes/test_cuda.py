@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,7 +20,8 @@ from oracles import asset, pair_detections
 
 pytestmark = pytest.mark.gpu
 
-IMAGES = [asset("bus.jpg"), asset("zidane.jpg")]
+FILES = [asset("bus.jpg"), asset("zidane.jpg")]
+IMAGES = [cv2.imread(str(file)) for file in FILES]  # pixels: decoders differ, networks shall not
 TASKS = (
     "yolo26n.yaml",
     "yolov8n.yaml",
@@ -30,7 +32,7 @@ TASKS = (
 
 
 def detect(
-    model: Path, device: str, precision: Precision = "fp32", batch: int | None = None
+    model: Path, device: str, precision: Precision = "fp32", batch: int = 4
 ) -> list[Detections]:
     with load(model, runtime="torch", device=device, precision=precision, batch=batch) as engine:
         return list(engine.predict(IMAGES * 4))
@@ -136,6 +138,12 @@ def test_decode_on_the_device_agrees_with_the_cpu(orientation: int) -> None:
     assert np.percentile(difference, 99) <= 8
 
 
+def many(files: list[Any], count: int) -> list[bytes]:
+    """Return encoded images, the files over and over."""
+    data = [Path(file).read_bytes() for file in files]
+    return [data[i % len(data)] for i in range(count)]
+
+
 def load_into(loader: Any, slot: CudaSlot, count: int, out: Any) -> Any:
     """Run a loader's pieces as a lane would, without a graph."""
     import torch
@@ -186,9 +194,7 @@ def test_images_larger_than_an_arena_go_in_pieces_or_to_the_cpu() -> None:
 
 
 def test_an_image_that_the_engines_refuse_is_decoded_on_the_cpu() -> None:
-    import cv2
-
-    image = cv2.imread(asset("bus.jpg"))
+    image = IMAGES[0]
     factor = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411]
     files = [cv2.imencode(".jpg", image, extra)[1].tobytes() for extra in ([], factor, [])]
     files.append(files[0][:2] + b"\xff\xc4\x00\x03\x00" + files[0][200:])  # no tables worth a name
@@ -203,10 +209,10 @@ def test_nothing_is_allocated_in_the_steady_state() -> None:
     import torch
 
     with load(saved("yolo26n.yaml"), device="cuda", precision="fp16", batch=8) as engine:
-        list(engine.predict(IMAGES * 20))
+        list(engine.predict(many(FILES, 40)))
         before = torch.cuda.memory_stats()["allocation.all.allocated"]
         segments = torch.cuda.memory_stats()["segment.all.allocated"]
-        list(engine.predict(IMAGES * 50))
+        list(engine.predict(many(FILES, 100)))
         after = torch.cuda.memory_stats()
     assert after["allocation.all.allocated"] == before
     assert after["segment.all.allocated"] == segments
@@ -231,3 +237,37 @@ def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.Monkey
         results = list(engine.predict(IMAGES * 8))
     assert [result.error for result in results] == [None] * 16
     assert [len(result) for result in results] == expected
+
+
+def test_a_budget_is_kept_and_what_does_not_fit_is_refused() -> None:
+    import torch
+
+    from brimful.errors import MemoryBudgetError
+    from brimful.memory.nvml import DeviceMemory
+
+    model = saved("yolo26n.yaml")
+    memory = DeviceMemory(str(torch.cuda.get_device_properties(0).uuid))
+    budget = memory.process() + 1200 * 2**20  # what earlier tests left behind counts too
+    options: dict[str, Any] = {"device": "cuda", "precision": "fp16", "gpu_mem": budget}
+    with load(model, batch="auto", **options) as engine:
+        assert engine.runtime.max_batch >= 4
+        assert all(result.error is None for result in engine.predict(many(FILES, 60)))
+        assert memory.process() <= budget
+    with pytest.raises(MemoryBudgetError, match="batch 4096 at 640x640 in fp16 does not fit"):
+        load(model, batch=4096, **options)
+    with pytest.raises(MemoryBudgetError, match="too small"):
+        load(model, device="cuda", gpu_mem="64MiB")
+    assert torch.cuda.memory_reserved() < 64 * 2**20
+
+
+def test_several_processes_on_a_device_agree_with_one() -> None:
+    from functools import partial
+
+    from brimful.cluster.start import start_engines
+
+    start = partial(load, saved("yolo26n.yaml"), precision="fp16", batch=4)
+    found = []
+    for devices in (["cuda:0"], ["cuda:0", "cuda:0"]):
+        with start_engines(start, devices, None, threads=None, workers=2) as engine:
+            found.append([result.to_json_record() for result in engine.predict(many(FILES, 24))])
+    assert found[0] == found[1]
