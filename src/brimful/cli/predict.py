@@ -14,6 +14,7 @@ from brimful.cli.choices import (
     parse_names,
     parse_switch,
 )
+from brimful.cli.interpreter import prepare_interpreter
 from brimful.cli.job import quiet_libraries, run_job
 from brimful.demo.model import resolve_model
 from brimful.errors import UsageError
@@ -163,4 +164,5 @@ def predict(
         except BaseException:
             sink.abandon()
             raise
+        prepare_interpreter()
         run_job(engine, images, sink, limit, output=output, quiet=quiet)
