@@ -47,10 +47,10 @@ def main() -> None:
     print(f"{'model':<9}{'where':<16}{'mAP50-95':>9}{'mAP50':>8}")
     for name, file in MODELS.items():
         path = shared(f"models/{file}")
-        for device, precision, decode in (
-            ("cpu", "fp32", True),
-            ("cuda:0", "fp32", True),
-            ("cuda:0", "fp16", True),
+        for device, precision in (
+            ("cpu", "fp32"),
+            ("cuda:0", "fp32"),
+            ("cuda:0", "fp16"),
         ):
             options: dict[str, Any] = {"runtime": "torch", "precision": precision, "batch": 8}
             with load(path, device=device, conf=0.001, **options) as engine:

@@ -3,7 +3,7 @@
     python benchmarks/gpu_latency.py
 
 yolo26n fp16. `device` is the time from the first to the last command on the GPU for one image: the
-letterbox reading pinned memory, the forward, the selection. Ultralytics' own figures are its `speed`.
+letterbox reading pinned memory, the forward, the selection. Ultralytics' own figure is its `speed`.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 
 Every contestant is a process of its own. Loading and compiling are not counted on either side (our
 start is shown); GPU busy is NVML's mean over the run. `ours xN` is N engine processes on the one
-GPU (`--device 0,0`). `alone` measures the same engine's graphs alone at the same canvas and batch, and
-its decoder alone on the same files; `of min` is our rate over the smaller of the two. Ultralytics'
-results are iterated and not written anywhere; ours are written as JSON lines.
+GPU (`--device 0,0`). `alone` measures the same engine's graphs alone at the same canvas and batch,
+and its decoder alone on the same files; `of min` is our rate over the smaller of the two.
+Ultralytics' results are iterated and not written anywhere; ours are written as JSON lines.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
     """Run engines as `brimful predict` does."""
     from brimful.cluster.pool import EnginePool
     from brimful.cluster.start import start_engines
+    from brimful.engine.interpreter import prepare_interpreter
     from brimful.load import load
     from brimful.sinks.open_sink import open_sink
     from brimful.sources.open_source import open_source
@@ -46,6 +47,7 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
         for _ in engine.predict(files[: 4 * batch * processes]):
             pass
         start_s = time.perf_counter() - started
+        prepare_interpreter()
         output = folder.parent / f"{folder.name}.jsonl"
         sink = open_sink(
             output,
@@ -216,7 +218,8 @@ def main() -> None:
     options = parser.parse_args()
     main_guard()
     if options.contestant:
-        return run(options.contestant, options)
+        run(options.contestant, options)
+        return
     rows = []
     print(
         f"{'model':<9}{'image':<11}{'contestant':<13}{'img/s':>8}{'x':>7}{'busy':>6}{'of min':>8}"

@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import Future
 
 import pytest
-from engine_kit import GATED, PATIENCE_S, Gate, eventually, gray, level_of
+from engine_kit import GATED, PATIENCE_S, Gate, eventually, gray, jpeg, level_of
 
 from brimful.engine.config import EngineConfig
 from brimful.engine.owners import FutureOwner
@@ -27,15 +27,27 @@ class Harness:
     """A pipeline on the debug runtime, closed at the end."""
 
     def __init__(
-        self, *, slots, workers=4, batch=4, concurrency=1, faults=None, sleep=None, canvas="exact"
+        self,
+        *,
+        slots,
+        workers=4,
+        batch=4,
+        concurrency=1,
+        faults=None,
+        sleep=None,
+        canvas="exact",
+        encoded=None,
+        chunk=1,
     ) -> None:
         options = RuntimeOptions(max_batch=batch)
         sleeping = {} if sleep is None else {"sleep": sleep}
-        self.runtime = DebugRuntime(options, faults, concurrency=concurrency, **sleeping)
+        self.runtime = DebugRuntime(
+            options, faults, concurrency=concurrency, encoded=encoded, **sleeping
+        )
         config = EngineConfig(queue=1000)
         spec = self.runtime.spec
         policy = CanvasPolicy.for_model(spec, canvas, 320)
-        self.preprocess = HostPreprocess(spec, policy, config.limits)
+        self.preprocess = HostPreprocess(spec, policy, config.limits, self.runtime.decodes)
         self.pipeline = Pipeline(
             self.runtime,
             self.preprocess,
@@ -44,6 +56,7 @@ class Harness:
             StageStats(),
             workers=workers,
             slots=slots,
+            chunk=chunk,
             on_death=lambda error: None,
         )
 
@@ -65,13 +78,22 @@ class Harness:
 @pytest.mark.parametrize("slots", [1, 2, 3, 7])
 @pytest.mark.parametrize(("workers", "concurrency"), [(1, 1), (4, 1), (8, 3)])
 @pytest.mark.parametrize("canvas", ["auto", "exact"])
-def test_a_mix_of_canvases_with_few_slots_comes_to_its_end(slots, workers, concurrency, canvas):
+@pytest.mark.parametrize(("encoded", "chunk"), [(None, 1), ("decode", 32)])
+def test_a_mix_of_canvases_with_few_slots_comes_to_its_end(
+    slots, workers, concurrency, canvas, encoded, chunk
+):
     random_ = random.Random(slots * workers)
     sizes = [(random_.randint(20, 300), random_.randint(20, 300)) for _ in range(50)]
     images = [(i % 256, *random_.choice(sizes)) for i in range(150)]
     faults = DebugFaults(fail_forwards=frozenset({2}), memory_images=2)
     with Harness(
-        slots=slots, workers=workers, concurrency=concurrency, canvas=canvas, faults=faults
+        slots=slots,
+        workers=workers,
+        concurrency=concurrency,
+        canvas=canvas,
+        faults=faults,
+        encoded=encoded,
+        chunk=chunk,
     ) as harness:
         busiest = 0
         allocate = harness.runtime.allocate
@@ -82,7 +104,9 @@ def test_a_mix_of_canvases_with_few_slots_comes_to_its_end(slots, workers, concu
             return allocate(*arguments, **keywords)
 
         harness.runtime.allocate = counted
-        futures = [harness.submit(gray(*image)) for image in images]
+        # with encoded, some all the same come as pixels
+        made = [gray if encoded is None or image[0] % 4 == 0 else jpeg for image in images]
+        futures = [harness.submit(make(*image)) for make, image in zip(made, images, strict=True)]
         for (level, height, width), future in zip(images, futures, strict=True):
             result = future.result(PATIENCE_S)
             assert level_of(result) == level

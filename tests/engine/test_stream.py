@@ -71,6 +71,31 @@ def test_all_that_are_ready_come_at_a_time():
     assert [[r.index for r in batch] for batch in batches] == [[3]]
 
 
+def test_several_enter_and_settle_at_once():
+    stream = ResultStream(5, 10)
+    assert stream.enter_some([0, 0, 0]) == range(3)
+    assert stream.enter_some([0, 0, 0]) == range(3, 5), "as many as there is room for"
+    thread, got = blocked_in_enter(stream)
+    stream.put_all([2, 0], [result(2), result(0)])
+    batches = iter(stream)
+    assert [r.index for r in next(batches)] == [0]
+    finish(thread)
+    assert got == [5]
+    stream.put_all([1, 3, 4, 5], [result(n) for n in (1, 3, 4, 5)])
+    stream.end()
+    assert [[r.index for r in batch] for batch in batches] == [[1, 2, 3, 4, 5]]
+
+
+def test_several_enter_as_far_as_their_bytes_allow():
+    stream = ResultStream(100, 10)
+    assert stream.enter_some([4, 4, 4, 0]) == range(2)
+    thread, got = blocked_in_enter(stream, cost=4)
+    stream.put_all([0, 1], [result(0), result(1)])
+    finish(thread)
+    assert got == [2]
+    assert stream.enter_some([0, 6, 1]) == range(3, 5)
+
+
 def test_an_empty_job_ends():
     stream = ResultStream(1, 1)
     stream.end()

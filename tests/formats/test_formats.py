@@ -99,6 +99,80 @@ def test_record_is_the_contract():
     assert json.loads(encode_jsonl([example("detect", truncated=True)]))["truncated"] is True
 
 
+def written_plainly(d: Detections) -> bytes:
+    """Return the line of an image as orjson writes a plain object of numpy values."""
+    record = {name: getattr(d, name) for name in ("image", "index", "frame", "pts_ms")}
+    record |= {"width": d.width, "height": d.height, "canvas": d.canvas}
+    if d.task == "classify":
+        record["probs"] = d.probs
+    else:
+        record["detections"] = rows = []
+        for i in range(len(d)):
+            row = {"bbox": np.ascontiguousarray(d.boxes[i]), "confidence": d.confidence[i]}
+            row |= {"class_id": int(d.class_id[i]), "class_name": d.names[d.class_id[i]]}
+            if d.masks is not None:
+                row["segmentation"] = d.masks[i]
+            if d.keypoints is not None:
+                row["keypoints"] = np.ascontiguousarray(d.keypoints[i])
+            if d.obb is not None:
+                row |= {"obb": d.obb[i].copy(), "polygon": obb_corners(d.obb)[i].copy()}
+            rows.append(row)
+    if d.truncated:
+        record["truncated"] = True
+    record["error"] = d.error
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(record, option=options)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(TASKS),
+            st.sampled_from([0, 0, 1, 2, 9]),
+            st.booleans(),
+            st.sampled_from([None, "it is empty", 'with "quotes"\n']),
+            st.sampled_from([NAMES, ("a", "b", 'c "d"', "é")]),
+        ),
+        max_size=12,
+    ),
+    st.sampled_from(["a/b.jpg", 'quo"te, "x".jpg', "日本/é.jpg", "back\\slash"]),
+)
+def test_a_batch_is_written_as_its_images_one_by_one(images, key):
+    batch = []
+    for i, (task, n, truncated, error, names) in enumerate(images):
+        common = {"names": names, "image": key, "index": i, "truncated": truncated, "error": error}
+        d = example(task, n, seed=i, **common)
+        if n and task != "classify":  # what JSON writes in other ways than plain numbers
+            d.boxes[0, 0], d.confidence[0] = np.nan, 1e-30
+            d.boxes[-1] = (-0.0, 1e20, np.inf, 123456.789)
+        batch.append(d)
+    assert encode_jsonl(batch) == b"".join(written_plainly(d) for d in batch)
+
+
+def test_arrays_that_are_no_whole_piece_of_memory_are_written_all_the_same():
+    wide = np.arange(80, dtype=np.float64).reshape(8, 10) / 7
+    d = example("detect", 4)
+    views = {"boxes": wide[::2, 1:9:2], "confidence": wide[:4, 3], "class_id": d.class_id[::-1]}
+    fields = {name: getattr(d, name) for name in ("image", "index", "width", "height", "task")}
+    strided = Detections(**fields, names=NAMES, **views)
+    same = {name: np.ascontiguousarray(value) for name, value in views.items()}
+    same |= {name: same[name].astype(np.float32) for name in ("boxes", "confidence")}
+    assert encode_jsonl([strided]) == written_plainly(Detections(**fields, names=NAMES, **same))
+
+
+def test_arrays_that_do_not_belong_together_are_refused():
+    fields = {"image": "x", "index": 0, "width": 1, "height": 1, "task": "detect", "names": NAMES}
+    wrong = Detections(
+        **fields,
+        boxes=np.zeros((3, 4), np.float32),
+        confidence=np.zeros(2, np.float32),
+        class_id=np.zeros(2, np.int32),
+    )
+    with pytest.raises(ValueError, match="zip"):
+        encode_jsonl([wrong])
+
+
 def test_error_row():
     failed = Detections(
         image="x.jpg", index=0, width=0, height=0, task="detect", names=NAMES, error="it is empty"

@@ -11,10 +11,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from brimful.errors import ImageError, UsageError
+from brimful.vision import header as header_module
 from brimful.vision.decode import DecodeLimits, decode, read_size
+from brimful.vision.header import read_header
 
 SHARED = Path(__file__).parents[3] / "shared"
 SAMPLING = {
@@ -300,3 +304,23 @@ def test_size_from_a_prefix_and_of_the_unknown():
         data = pillow(Image.fromarray(picture(48, 64)), kind)
         for cut in range(0, 40):
             assert read_size(data[:cut]) in (None, (48, 64))
+
+
+@given(st.data())
+def test_remembered_headers_are_the_headers(data):
+    """Pictures that begin alike are told apart by the first byte that counts."""
+    picture_ = picture(33, 47)
+    whole = cv2.imencode(".jpg", picture_)[1].tobytes()
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    exif = pillow(Image.fromarray(picture_), "JPEG", exif=tag)
+    for original in (whole, exif):
+        at = data.draw(st.integers(0, 700))
+        changed = bytearray(original)
+        changed[at] = data.draw(st.integers(0, 255))
+        cut = data.draw(st.integers(0, 900))
+        for variant in (original, bytes(changed), original[:cut], bytes(changed[:cut]), original):
+            found = read_header(variant)
+            header_module._seen.clear()
+            assert found == read_header(variant)
+            read_header(original)

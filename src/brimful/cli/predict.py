@@ -20,6 +20,7 @@ from brimful.cli.job import run_job, start_quietly
 from brimful.cluster.devices import parse_devices
 from brimful.cluster.start import start_engines
 from brimful.demo.model import resolve_model
+from brimful.engine.interpreter import prepare_interpreter
 from brimful.errors import UsageError
 from brimful.load import load
 from brimful.models.artifact import digest_of
@@ -169,4 +170,5 @@ def predict(
         except BaseException:
             sink.abandon()
             raise
+        prepare_interpreter()
         run_job(engine, images, sink, limit, output=output, quiet=quiet)

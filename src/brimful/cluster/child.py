@@ -34,6 +34,7 @@ from brimful.cluster.messages import (
 from brimful.cluster.packing import unpack
 from brimful.detections import Detections
 from brimful.engine.engine import Engine
+from brimful.engine.interpreter import prepare_interpreter
 from brimful.formats.json_record import encode_jsonl
 from brimful.sources.image import SourceImage
 
@@ -83,6 +84,7 @@ class _Child:
         listener.start()
         try:
             engine = start(device=device)
+            prepare_interpreter()
         except BaseException as error:
             self._send(Failed(travelling(error)))
             return

@@ -29,7 +29,14 @@ _SEGMENT = struct.Struct(">BBH").unpack_from
 _FRAME = struct.Struct(">HHB").unpack_from
 
 
-@dataclass(slots=True)
+# Pictures of one camera or one program begin with the same bytes: what was read of them is kept.
+_KEY = 192  # holds the size and the tables before it, where nothing else comes first
+_LONGEST_KEPT = 4096
+_KEPT = 256
+_seen: dict[bytes, tuple[bytes, Header]] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What the header of an image says.
 
@@ -98,6 +105,20 @@ def _format_of(data: bytes) -> ImageFormat:
 
 
 def _jpeg(data: bytes) -> Header:
+    key = data[:_KEY]
+    known = _seen.get(key)
+    if known is not None and data.startswith(known[0]):
+        return known[1]
+    header = _read_jpeg(data)
+    if header.scan and header.scan <= _LONGEST_KEPT:
+        if len(_seen) >= _KEPT:
+            _seen.clear()
+        # With the four bytes that showed where the scan starts: nothing behind them was read.
+        _seen[key] = data[: header.scan + 4], header
+    return header
+
+
+def _read_jpeg(data: bytes) -> Header:
     size: Size | None = None
     baseline = False
     orientation, components, at, end = 1, 0, 2, len(data)

@@ -87,8 +87,9 @@ def test_all_sizes_in_one_launch(device, canvas, sizes):
     place = CanvasPolicy(mode="fixed", imgsz=canvas, stride=1).place
     images = [noise(*size) for size in sizes]
     batch = Batch(device, len(images), canvas=canvas)
-    for image in images:
-        batch.add_bgr(image, geometry=place(image.shape[:2]))
+    # from the last row to the first, so that what is written behind a canvas is seen in the next
+    for row, image in enumerate(reversed(images)):
+        batch.add_bgr(image, row=len(images) - 1 - row, geometry=place(image.shape[:2]))
     assert_within_a_level(batch.run(), expected(images, place=place, canvas=canvas))
 
 

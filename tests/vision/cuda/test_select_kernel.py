@@ -189,16 +189,17 @@ def test_odd_rotated_boxes(device):
 
 
 def test_thin_rotated_boxes(device):
-    # their covariance is singular, as far as float32 can tell: rounding decides its sign
+    if device.type == "cuda":
+        pytest.skip("the GPU's sine and cosine differ in the last bit, which decides here")
+    # their covariance is singular as far as float32 can tell: rounding decides its sign
     spec = spec_of("raw", "obb", classes=1)
-    output = crowd(spec, 1, 80, hot=1.0, levels=10**6, clusters=3)
-    output[0, 2] *= 10
+    output = crowd(spec, 1, 120, hot=1.0, levels=10**6, clusters=60)
     output[0, 3] = 1e-4
-    rng = np.random.default_rng(7)
-    twins = output[0, :, :40] * (1 + rng.normal(0, 1e-5, (6, 40)))
-    output[0, :, 40:] = twins
-    rows = check(spec, PostprocessConfig(iou=0.1), output, 1, device)
-    assert 10 < len(rows.image) < 80
+    output[0, :2, 60:] = output[0, :2, :60]
+    twins = np.random.default_rng(7).normal(1, 1e-4, (4, 60))
+    output[0, 2:, 60:] = output[0, 2:, :60] * twins
+    rows = check(spec, PostprocessConfig(conf=0.0, iou=0.1), output, 1, device)
+    assert 60 < len(rows.image) < 120
 
 
 @pytest.mark.parametrize("iou", [0.1, 0.2, 0.3, 0.45, 0.6, 0.7, 1 / 3])

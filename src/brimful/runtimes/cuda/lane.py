@@ -7,6 +7,7 @@ memory, for only one of them runs at a time.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ class Lane:
             if select is not None:
                 select.launch(outputs[0], self.live)
             self.stream.synchronize()
+            torch.cuda.empty_cache()  # the capture takes its memory from a pool of its own
             outputs, replay, keeps = self._captured(images, select, outputs)
         needed = outputs if select is None else outputs[1:] if spec.task == "segment" else []
         captured = Graph(
@@ -162,8 +164,11 @@ class Lane:
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
             outputs = forward()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # what failed has invalidated the capture
+                graph.capture_end()
+            raise
+        graph.capture_end()
         return outputs, graph.replay, graph
 
     def rates(self, canvas: Size) -> dict[int, float]:
