@@ -59,6 +59,8 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
             overwrite=True,
         )
         engine.reset_stats()
+        for name in getattr(engine.runtime, "timings", {}):
+            engine.runtime.timings[name] = 0.0
         cpu = time.process_time()
         with GpuMonitor() as monitor:
             begun = time.perf_counter()
@@ -73,6 +75,7 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
             seconds = time.perf_counter() - begun
         cpu = time.process_time() - cpu
         report = engine.report()
+        timings = getattr(engine.runtime, "timings", {})
         described = engine.describe()
     rows = [json.loads(line) for line in output.read_bytes().splitlines()]
     assert [row["index"] for row in rows] == list(range(len(files)))
@@ -89,6 +92,7 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
         start_s=round(start_s, 2),
         limits=report.limits.name,
         stages={use.name: round(use.busy, 3) for use in report.stages},
+        driver={name: round(spent / seconds, 3) for name, spent in timings.items()},
         mean_batch=round(len(rows) / max(1, sum(report.batches.values())), 1),
         engine=described,
     )
@@ -265,7 +269,7 @@ def show(row: dict[str, Any]) -> None:
     else:
         line = f"{row['img_s']:>8.0f}{row.get('ratio', 0):>7.2f}{row['gpu_busy']:>6.0f}"
     if "of_slower" in row:
-        line += f"{row['of_slower']:>8.3f}  start {row['start_s']} s, {row['stages']}"
+        line += f"{row['of_slower']:>8.3f}  start {row['start_s']} s, {row['driver']}"
     print(start + line, flush=True)
 
 

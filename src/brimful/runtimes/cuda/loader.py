@@ -82,12 +82,15 @@ class Loader:
             RuntimeFailedError: The device or the installation cannot decode.
         """
         self._channels = channels
+        # The lanes' kernels fill the device. What prepares the next batch is small and must not
+        # queue behind them, or decode and forward take turns instead of overlapping.
+        self._stream: Any = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+        self._ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._plans: dict[tuple[Geometry, int], Plan] = {}
         self._decoder: NvJpeg | None = None
         if ring_bytes and channels == 3:
             self._decoder = NvJpeg(batch)
             self._ring = DecodeRing(ring_bytes // ARENAS, device, arenas=ARENAS)
-            self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @property
     def decodes(self) -> bool:
@@ -135,11 +138,11 @@ class Loader:
             yield Piece(self._rows_of_pixels(slot, on_host), None)
 
     def load(self, piece: Piece, lane: Lane, graph: Graph, start: int) -> int:
-        """Queue the letterbox of a piece on a lane.
+        """Queue the letterbox of a piece, for which the lane will wait.
 
         Args:
             piece: Its images.
-            lane: Runs it.
+            lane: Free; what it ran before has ended.
             graph: Its input gets them.
             start: Rows of the lane's table that earlier pieces took.
 
@@ -149,11 +152,13 @@ class Loader:
         count = len(piece.table)
         stop = start + count
         lane.table_host.numpy()[start:stop] = piece.table
-        with torch.cuda.stream(lane.stream):
+        with torch.cuda.stream(self._stream):
             lane.table[start:stop].copy_(lane.table_host[start:stop], non_blocking=True)
             letterbox(lane.table[start:stop], graph.input, count=count)
-        if piece.arena is not None:
-            piece.arena.release(lane.stream)
+            if piece.arena is not None:
+                piece.arena.release(self._stream)
+            self._ready.record()
+        lane.stream.wait_event(self._ready)
         return stop
 
     def close(self) -> None:

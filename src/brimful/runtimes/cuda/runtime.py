@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,12 @@ class _Forward:
 
 
 class TorchCudaRuntime:
-    """Executes a checkpoint's network with captured graphs of fused kernels."""
+    """Executes a checkpoint's network with captured graphs of fused kernels.
+
+    Attributes:
+        timings: Seconds that the driver has spent on decoding, on waiting for a free lane, and on
+            launching. It waits where the model limits, and does not where decode does.
+    """
 
     name = "torch"
     input_format: InputFormat = "hwc_u8"
@@ -90,6 +96,7 @@ class TorchCudaRuntime:
             self._select = options.postprocess if techniques.select else None
             self._largest = options.largest or self.spec.imgsz
             self._fit(model, options)
+        self.timings = dict.fromkeys(("decode", "wait for the model", "launch"), 0.0)
         self._submitted: queue.SimpleQueue[_Forward | None] = queue.SimpleQueue()
         self._flying: queue.SimpleQueue[_Forward | None] = queue.SimpleQueue()
         self._threads = [
@@ -258,9 +265,12 @@ class TorchCudaRuntime:
 
     def _launch(self, forward: _Forward) -> None:
         slot, count = forward.slot, forward.count
+        begun = time.perf_counter()
         pieces = self._loader.pieces(slot, count, forward.errors)
         first = next(pieces, None)  # decodes while the lanes are busy
+        decoded = time.perf_counter()
         lane = forward.lane = self._free.get()
+        waited = time.perf_counter()
         bucket = next(size for size in buckets(slot.capacity) if size >= count)
         graph = lane.graph(slot.canvas, bucket) or lane.capture(slot.canvas, bucket, self._select)
         forward.graph = graph
@@ -276,6 +286,10 @@ class TorchCudaRuntime:
             for host, output in zip(hosts, graph.outputs, strict=True):
                 host[:count].copy_(output[:count], non_blocking=True)
             lane.finished.record()
+        launched = time.perf_counter()
+        self.timings["decode"] += decoded - begun
+        self.timings["wait for the model"] += waited - decoded
+        self.timings["launch"] += launched - waited
 
     def _abandon(self, forward: _Forward, error: BaseException) -> None:
         """Give back what a forward holds that could not be launched, and tell why."""
