@@ -26,6 +26,8 @@ ENCODED_BYTES = 32 * 2**20
 SIZES_KEPT = 4096
 """Image sizes whose geometry is remembered; a job has few, or else one for each image."""
 
+_TO_READ = (str, bytes, Path)  # a union would be built anew for every image
+
 
 class HostPreprocess:
     """Read, decode and letterbox on CPU threads; what the device decodes is only read."""
@@ -60,7 +62,7 @@ class HostPreprocess:
         payload = image.payload
         if isinstance(payload, np.ndarray):
             return _checked(payload)
-        if isinstance(payload, str | bytes | Path):
+        if isinstance(payload, _TO_READ):
             encoded = read_encoded(payload, self._limits)
             if (
                 self._decodes is not None
