@@ -133,9 +133,9 @@ class Timed:
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run the job once."""
-    from brimful.engine.interpreter import prepare_interpreter
     from brimful.engine.config import EngineConfig
     from brimful.engine.engine import Engine
+    from brimful.engine.interpreter import prepare_interpreter
     from brimful.runtimes.debug import DebugFaults, DebugRuntime
     from brimful.runtimes.runtime import RuntimeOptions
     from brimful.sinks.open_sink import open_sink

@@ -8,6 +8,7 @@ included. Then boxes above 0.25 at batches 1 to 128, and in a shuffled order, ag
 
 from __future__ import annotations
 
+import argparse
 import random
 from pathlib import Path
 from typing import Any
@@ -40,33 +41,35 @@ def furthest(found: list[Any], wanted: list[Any]) -> tuple[float, int]:
 
 def main() -> None:
     """Run, score, compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--where", nargs="*", default=["cpu fp32", "cuda:0 fp32", "cuda:0 fp16"])
+    parser.add_argument("--batches", nargs="*", type=int, default=BATCHES)
+    options = parser.parse_args()
     main_guard()
     folder, annotations = shared("voc100/images"), shared("voc100/annotations.json")
     files = sorted(folder.glob("*.jpg"))
     rows: list[dict[str, Any]] = []
     print(f"{'model':<9}{'where':<16}{'mAP50-95':>9}{'mAP50':>8}")
-    for name, file in MODELS.items():
-        path = shared(f"models/{file}")
-        for device, precision in (
-            ("cpu", "fp32"),
-            ("cuda:0", "fp32"),
-            ("cuda:0", "fp16"),
-        ):
-            options: dict[str, Any] = {"runtime": "torch", "precision": precision, "batch": 8}
-            with load(path, device=device, conf=0.001, **options) as engine:
+    for name in options.models:
+        path = shared(f"models/{MODELS[name]}")
+        for where in options.where:
+            device, precision = where.split()
+            chosen: dict[str, Any] = {"runtime": "torch", "precision": precision, "batch": 8}
+            with load(path, device=device, conf=0.001, **chosen) as engine:
                 ap, ap50 = coco_map(annotations, records(list(engine.predict(files))))
             row = {"model": name, "device": device, "precision": precision}
             rows.append({**row, "map50_95": round(ap, 2), "map50": round(ap50, 2)})
-            print(f"{name:<9}{device + ' ' + precision:<16}{ap:>9.2f}{ap50:>8.2f}", flush=True)
+            print(f"{name:<9}{where:<16}{ap:>9.2f}{ap50:>8.2f}", flush=True)
     invariance: list[dict[str, Any]] = []
     print(f"{'model':<9}{'batch':>6}{'moved px':>10}{'odd':>5}")
-    for name, file in MODELS.items():
+    for name in options.models:
         first: list[Any] = []
-        for batch in BATCHES:
+        for batch in options.batches:
             order = list(range(len(files))) * TIMES
-            if batch == BATCHES[-1]:
+            if batch == options.batches[-1]:
                 random.Random(1).shuffle(order)
-            path = shared(f"models/{file}")
+            path = shared(f"models/{MODELS[name]}")
             with load(path, device="cuda:0", precision="fp16", batch=batch) as engine:
                 data = [files[i].read_bytes() for i in order]
                 results = list(engine.predict(data))
