@@ -24,6 +24,7 @@ import torch
 from brimful.runtimes.cuda import loader
 from brimful.runtimes.cuda.ring import DecodeRing
 from brimful.runtimes.cuda.runtime import TorchCudaRuntime
+from brimful.runtimes.cuda.techniques import Techniques
 from brimful.runtimes.runtime import RuntimeOptions
 from brimful.spec import ModelSpec
 from brimful.vision.canvas import CanvasPolicy
@@ -110,7 +111,7 @@ def main() -> None:
         postprocess=PostprocessConfig(conf=0.5, max_det=1),
         largest=canvas,
     )
-    runtime = Stressed(None, chosen)  # type: ignore[arg-type]
+    runtime = Stressed(None, chosen, Techniques(decode=True))  # type: ignore[arg-type]
     expected = np.zeros((DISTINCT, 4), np.float32)
     slots = [runtime.allocate(canvas) for _ in range(IN_FLIGHT)]
     for i, (one, geometry) in enumerate(zip(encoded, geometries, strict=True)):

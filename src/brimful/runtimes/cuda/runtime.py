@@ -25,7 +25,7 @@ from brimful.runtimes.cuda.lane import Graph, Lane
 from brimful.runtimes.cuda.loader import Loader
 from brimful.runtimes.cuda.network import CudaNetwork
 from brimful.runtimes.cuda.slot import CudaSlot
-from brimful.runtimes.cuda.techniques import ALL, Techniques
+from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
 from brimful.runtimes.runtime import (
     Done,
     InputFormat,
@@ -75,7 +75,7 @@ class TorchCudaRuntime:
     input_format: InputFormat = "hwc_u8"
     concurrency = LANES
 
-    def __init__(self, model: Model, options: RuntimeOptions, techniques: Techniques = ALL) -> None:
+    def __init__(self, model: Model, options: RuntimeOptions, techniques: Techniques = DEFAULT) -> None:
         """Load a checkpoint onto a GPU.
 
         Raises:
@@ -83,7 +83,8 @@ class TorchCudaRuntime:
             ModelError: The file cannot be read.
             UsageError: There is no such device.
         """
-        self._device = cuda_device(torch, options.device)
+        # Some calls refuse a device without its index.
+        self._device = torch.device("cuda", cuda_device(torch, options.device).index or 0)
         self._precision = options.precision
         self._techniques = techniques
         self._preparing = threading.Lock()

@@ -7,22 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Techniques:
-    """Everything is on; `benchmarks/gpu_ablation.py` turns one off at a time.
+    """What is on by default; `benchmarks/gpu_ablation.py` turns one off at a time.
 
     Attributes:
         decode: JPEGs are decoded by the GPU's engines and letterboxed from there; off, both happen
-            on CPU threads.
+            on CPU threads. It is off: under load 2 of 1,000 images came out wrong
+            (`benchmarks/gpu_decode_stress.py`), and it stays so until none does.
         graphs: Forwards are captured once and replayed; off, every kernel is launched from Python.
         fused: Convolution, bias, activation, residual and concatenation are one kernel; off,
             cuDNN convolves and PyTorch does the rest.
         select: Confidence cut, NMS and compaction run on the device; off, on the host.
     """
 
-    decode: bool = True
+    decode: bool = False
     graphs: bool = True
     fused: bool = True
     select: bool = True
 
 
-ALL = Techniques()
-"""Everything on."""
+DEFAULT = Techniques()
