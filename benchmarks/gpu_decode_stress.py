@@ -5,8 +5,8 @@
 nvJPEG's hardware engine ignores its stream and writes at once (meta-pytorch/torchcodec PR 1634).
 The runtime itself decodes, letterboxes and runs a "network" that only sums up its input, every
 pixel with a weight of its place, exactly. Each image's sums are first taken alone, then 200,000
-times with four batches in flight. `--broken` takes the drain away and delays the letterbox, to show
-that it matters.
+times with four batches in flight. `--broken` takes the drain away and reads the planes late, to
+show that it matters.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def sums_of(selected: Any, count: int) -> Any:
 
 def break_it() -> None:
     """Take away what protects an image until it is read, and read it late."""
-    real = loader.letterbox
+    real = loader.to_bgr
 
-    def late(table: Any, out: Any, *, count: int) -> None:
+    def late(table: Any, *, count: int, size: tuple[int, int]) -> None:
         torch.cuda._sleep(10_000_000)  # some milliseconds
-        real(table, out, count=count)
+        real(table, count=count, size=size)
 
-    loader.letterbox = late  # type: ignore[assignment]
+    loader.to_bgr = late
     DecodeRing.acquire = lambda self: self._arenas[0]  # type: ignore[method-assign]
 
 

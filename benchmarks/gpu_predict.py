@@ -130,7 +130,7 @@ def alone(name: str, folder: Path, batch: int) -> None:
         slot = CudaSlot(canvas, batch, 3)
         for position, (one, geometry) in enumerate(zip(encoded, geometries, strict=True)):
             slot.put(position, one, geometry)
-        loader = Loader(batch, 3, 2 * max(32 * 2**20, batch * 2**20), runtime._device)
+        loader = Loader(batch, 3, max(32, batch) * 2**20, runtime._device)
 
         def decodes() -> int:
             for piece in loader.pieces(slot, batch, {}):

@@ -109,7 +109,7 @@ def test_batches_and_positions_change_no_bit() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_decode_on_the_device_agrees_with_the_cpu(orientation: int) -> None:
-    """Pixels of the engines and of libjpeg-turbo differ by rounding and chroma filters only."""
+    """The engines and libjpeg-turbo differ by the rounding of their inverse transforms only."""
     import torch
 
     from brimful.runtimes.cuda.loader import Loader
@@ -140,8 +140,8 @@ def test_decode_on_the_device_agrees_with_the_cpu(orientation: int) -> None:
     assert np.array_equal(pixels[1], expected)
     assert np.array_equal(pixels[0], pixels[2])
     difference = np.abs(pixels[0] - expected)
-    assert difference.mean() < 1.0
-    assert np.percentile(difference, 99) <= 8
+    assert difference.mean() < 0.5
+    assert difference.max() <= 4  # the two inverse transforms round differently, nothing else
 
 
 def decoding(path: Path, *, batch: int) -> Engine:
@@ -167,9 +167,13 @@ def load_into(loader: Any, slot: CudaSlot, count: int, out: Any) -> Any:
     import torch
 
     from brimful.vision.cuda.letterbox import letterbox as device_letterbox
+    from brimful.vision.cuda.ycc import to_bgr
 
     errors: dict[int, str] = {}
     for piece in loader.pieces(slot, count, errors):
+        if piece.planes is not None:
+            planes = torch.from_numpy(piece.planes).cuda()
+            to_bgr(planes, count=len(piece.planes), size=piece.size)
         table = torch.from_numpy(piece.table).cuda()
         device_letterbox(table, out, count=len(piece.table))
         if piece.arena is not None:
@@ -189,17 +193,17 @@ def with_orientation(data: bytes, orientation: int) -> bytes:
 def test_images_larger_than_an_arena_go_in_pieces_or_to_the_cpu() -> None:
     import torch
 
-    from brimful.runtimes.cuda.loader import ARENAS, Loader
+    from brimful.runtimes.cuda.loader import Loader
     from brimful.vision.decode import read_encoded
 
     encoded = read_encoded(Path(asset("bus.jpg")).read_bytes())  # 810x1080: 2.6 MB decoded
     assert encoded.header.size is not None
     geometry = CanvasPolicy().place(encoded.header.size)
     with torch.cuda.device(0):
-        small = Loader(8, 3, ARENAS * 2 * 2**20, torch.device("cuda:0"))
+        small = Loader(8, 3, 2 * 2**20, torch.device("cuda:0"))
         assert not small.takes(encoded.header)
         small.close()
-        loader = Loader(8, 3, ARENAS * 6 * 2**20, torch.device("cuda:0"))
+        loader = Loader(8, 3, 6 * 2**20, torch.device("cuda:0"))
         slot = CudaSlot(geometry.canvas, 8, 3)
         for position in range(8):
             slot.put(position, encoded, geometry)

@@ -324,3 +324,32 @@ def test_remembered_headers_are_the_headers(data):
             header_module._seen.clear()
             assert found == read_header(variant)
             read_header(original)
+
+
+@pytest.mark.parametrize(
+    ("factor", "sampling"),
+    [
+        (0x111111, (1, 1)),
+        (0x211111, (2, 1)),
+        (0x221111, (2, 2)),
+        (0x121111, (1, 2)),
+        (0x411111, (4, 1)),
+    ],
+)
+def test_header_tells_the_sampling(factor: int, sampling: tuple[int, int]) -> None:
+    pixels = np.zeros((33, 47, 3), np.uint8)
+    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor])[1].tobytes()
+    header = read_header(data)
+    assert header is not None and header.baseline and header.sampling == sampling
+
+
+def test_header_tells_jpegs_that_are_no_baseline_ycbcr() -> None:
+    picture = Image.fromarray(np.zeros((33, 47, 3), np.uint8))
+    found = []
+    for options in ({"keep_rgb": True}, {"progressive": True}, {}):
+        target = io.BytesIO()
+        picture.save(target, "JPEG", **options)
+        header = read_header(target.getvalue())
+        assert header is not None
+        found.append((header.baseline, header.sampling))
+    assert found == [(True, None), (False, (2, 2)), (True, (2, 2))]

@@ -23,8 +23,8 @@ _MAX_TIFF_TAGS = 4096
 # SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC), which share the range.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
-# Segments to skip: DHT, DQT, DRI, comments, and every APPn but EXIF's APP1.
-_SKIPPED = frozenset((0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xF0), 0xFE))
+# Segments to skip: DHT, DQT, DRI, comments, and every APPn but EXIF's APP1 and Adobe's APP14.
+_SKIPPED = frozenset((0xC4, 0xDB, 0xDD, 0xE0, *range(0xE2, 0xEE), 0xEF, 0xFE))
 _SEGMENT = struct.Struct(">BBH").unpack_from
 _FRAME = struct.Struct(">HHB").unpack_from
 
@@ -47,6 +47,8 @@ class Header:
         components: Colour components of a JPEG (1 gray, 3 colour, 4 CMYK), else 0.
         scan: Offset where the first scan of a JPEG starts, else 0.
         baseline: Whether it is a baseline JPEG (SOF0), the kind that hardware decodes.
+        sampling: Of a JPEG in YCbCr, luma samples per chroma sample, (horizontal, vertical); None
+            of any other, and where the two chroma components differ.
     """
 
     format: ImageFormat
@@ -55,6 +57,7 @@ class Header:
     components: int = 0
     scan: int = 0
     baseline: bool = False
+    sampling: tuple[int, int] | None = None
 
     @property
     def size(self) -> Size | None:
@@ -120,7 +123,8 @@ def _jpeg(data: bytes) -> Header:
 
 def _read_jpeg(data: bytes) -> Header:
     size: Size | None = None
-    baseline = False
+    baseline, is_ycc = False, True
+    sampling: tuple[int, int] | None = None
     orientation, components, at, end = 1, 0, 2, len(data)
     while at + 4 <= end:
         prefix, marker, length = _SEGMENT(data, at)
@@ -137,16 +141,32 @@ def _read_jpeg(data: bytes) -> Header:
         elif marker == 0xD9:
             break
         elif marker == 0xDA:
-            return Header("JPEG", size, orientation, components, at, baseline)
+            if not is_ycc:
+                sampling = None
+            return Header("JPEG", size, orientation, components, at, baseline, sampling)
         else:
             if marker in _SOF and at + 10 <= end:
                 height, width, components = _FRAME(data, at + 5)
                 size = (height, width)
                 baseline = marker == 0xC0
+                sampling = _sampling(data, at) if components == 3 else None
+            elif marker == 0xEE and data[at + 4 : at + 9] == b"Adobe" and at + 16 <= end:
+                is_ycc = data[at + 15] == 1  # 0: stored as RGB
             elif marker == 0xE1 and orientation == 1 and data[at + 4 : at + 10] == b"Exif\0\0":
                 orientation = _exif_orientation(data[at + 10 : at + 2 + length])
             at += 2 + max(length, 2)
     return Header("JPEG", size, orientation, components, 0, baseline)
+
+
+def _sampling(data: bytes, at: int) -> tuple[int, int] | None:
+    """Return luma samples per chroma sample of the frame header that starts at `at`."""
+    luma, blue, red = data[at + 11], data[at + 14], data[at + 17]
+    if bytes((data[at + 10], data[at + 13], data[at + 16])) == b"RGB" or blue != red:
+        return None
+    across, down = blue >> 4, blue & 15
+    if not across or not down or (luma >> 4) % across or (luma & 15) % down:
+        return None
+    return (luma >> 4) // across, (luma & 15) // down
 
 
 def _png(data: bytes) -> Header:

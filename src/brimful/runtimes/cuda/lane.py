@@ -20,6 +20,7 @@ from brimful.runtimes.cuda.network import CudaNetwork
 from brimful.spec import ModelSpec, Size
 from brimful.vision.cuda.letterbox import COLUMNS
 from brimful.vision.cuda.select import DeviceSelect
+from brimful.vision.cuda.ycc import COLUMNS as PLANES
 from brimful.vision.heads.config import PostprocessConfig
 
 GRAPHS_KEPT = 64
@@ -70,6 +71,8 @@ class Lane:
         self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
         self.table = torch.zeros((capacity, COLUMNS), dtype=torch.int64, device=device)
+        self.planes_host = torch.zeros((capacity, PLANES), dtype=torch.int64, pin_memory=True)
+        self.planes = torch.zeros((capacity, PLANES), dtype=torch.int64, device=device)
         self.live_host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
         self.live = torch.zeros(1, dtype=torch.int32, device=device)
         self._network = network

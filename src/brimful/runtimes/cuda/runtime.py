@@ -44,10 +44,10 @@ LANES = 2
 
 DEFAULT_BATCH = 64
 
-ARENA_BYTES = 32 * 2**20
+PIXEL_BYTES = 32 * 2**20
 """Decoded images of a batch have at least so much room: 10 megapixels."""
 
-ARENA_BYTES_PER_IMAGE = 2**20
+PIXEL_BYTES_PER_IMAGE = 2**20
 """And so much for each image of a batch: VGA and a little more. Larger ones go in pieces."""
 
 
@@ -75,7 +75,9 @@ class TorchCudaRuntime:
     input_format: InputFormat = "hwc_u8"
     concurrency = LANES
 
-    def __init__(self, model: Model, options: RuntimeOptions, techniques: Techniques = DEFAULT) -> None:
+    def __init__(
+        self, model: Model, options: RuntimeOptions, techniques: Techniques = DEFAULT
+    ) -> None:
         """Load a checkpoint onto a GPU.
 
         Raises:
@@ -239,11 +241,11 @@ class TorchCudaRuntime:
         channels = self.spec.channels
         if not self._techniques.decode or self.spec.task == "classify" or channels != 3:
             return Loader(self.max_batch, channels, 0, self._device), "cpu"
-        arena = max(ARENA_BYTES, self.max_batch * ARENA_BYTES_PER_IMAGE)
+        room = max(PIXEL_BYTES, self.max_batch * PIXEL_BYTES_PER_IMAGE)
         if self._budget is not None:
-            arena = min(arena, self._budget.limit // 32)
+            room = min(room, self._budget.limit // 32)
         try:
-            return Loader(self.max_batch, channels, 2 * arena, self._device), "gpu"
+            return Loader(self.max_batch, channels, room, self._device), "gpu"
         except RuntimeFailedError as error:
             return Loader(self.max_batch, channels, 0, self._device), f"cpu ({error})"
 

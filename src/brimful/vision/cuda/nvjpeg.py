@@ -4,6 +4,10 @@ It binds the C library (docs.nvidia.com/cuda/nvjpeg) directly because the wrappe
 outputs anew for every image. The hardware engine ignores the stream it is given and writes at once
 (meta-pytorch/torchcodec PR 1634, pytorch/vision PR 9606), so whoever calls `decode` must be sure
 that nothing still reads the memory it names. Here that memory is a `DecodeRing`'s.
+
+The engines produce planes of YCbCr. Asked for RGB, the library converts with kernels of its own,
+which queue behind the model's: then decode and forward take turns, and images were seen to come out
+wrong under load (benchmarks/NOTES.md). So it is asked for the planes, and `ycc` converts.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from brimful.errors import RuntimeFailedError
 from brimful.vision.header import Header
 
 _HARDWARE = 3  # nvjpegBackend_t: the JPEG engines, which leave the multiprocessors free
-_BGR_INTERLEAVED = 6  # nvjpegOutputFormat_t: what the CPU's decoder gives
+_PLANES = 1  # nvjpegOutputFormat_t: Y, Cb and Cr as they were stored, chroma subsampled
+_SAMPLINGS = ((1, 1), (2, 1), (1, 2), (2, 2))
 _STATUS = (
     *("success", "not initialized", "invalid parameter", "bad JPEG", "JPEG not supported"),
     *("allocator failed", "execution failed", "architecture mismatch", "internal error"),
@@ -74,12 +79,12 @@ class NvJpeg:
             raise
         self._images = (_Image * batch)()
         fields = np.frombuffer(memoryview(self._images), np.uint64).reshape(batch, -1)
-        self._pointers, self._pitches = fields[:, 0], fields[:, 4]
+        self._pointers, self._pitches = fields[:, 0:3], fields[:, 4:7]
 
     @staticmethod
     def takes(header: Header) -> bool:
-        """Whether the engines decode such an image: a baseline JPEG in colour."""
-        return header.format == "JPEG" and header.components == 3 and header.baseline
+        """Whether the engines decode such an image: a baseline JPEG in YCbCr."""
+        return header.baseline and header.sampling in _SAMPLINGS
 
     def decode(
         self,
@@ -88,12 +93,12 @@ class NvJpeg:
         pitches: NDArray[np.int64],
         stream: int,
     ) -> None:
-        """Decode images to interleaved BGR.
+        """Decode images to planes of Y, Cb and Cr, chroma subsampled as stored.
 
         Args:
             data: Encoded images, at most `batch`.
-            pointers: int64 (images,), device address of each one's first pixel.
-            pitches: int64 (images,), bytes from row to row.
+            pointers: int64 (images, 3), device address of each one's planes.
+            pitches: int64 (images, 3), bytes from row to row of each.
             stream: CUDA stream for what does not run on the engines; it must be idle. When it is
                 synchronised, the pixels are there.
 
@@ -104,7 +109,7 @@ class NvJpeg:
         if count != self._prepared:  # the state is made for one batch size
             self._call(
                 *("nvjpegDecodeBatchedInitialize", self._handle, self._state),
-                *(count, 1, _BGR_INTERLEAVED),
+                *(count, 1, _PLANES),
             )
             self._prepared = count
         self._pointers[:count] = pointers
