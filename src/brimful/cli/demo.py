@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 
 from brimful.cli.choices import FailureLimit
-from brimful.cli.job import quiet_libraries, run_job
+from brimful.cli.job import run_job
+from brimful.cli.process import quiet_libraries
 from brimful.demo.dataset import write_dataset
 from brimful.demo.model import demo_model
 from brimful.demo.preview import contact_sheet

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -118,26 +117,6 @@ def _length(images: Source) -> int | None:
         return len(images)
     except TypeError:
         return None
-
-
-def quiet_libraries() -> None:
-    """Keep OpenCV to one thread a call, and from complaining: bad files get rows that say why.
-
-    The engine's workers are the parallelism.
-    """
-    import cv2
-
-    cv2.setNumThreads(1)
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def start_quietly(
-    start: Callable[..., Engine], *, device: str, threads: int | None, workers: int | None
-) -> Engine:
-    """Start an engine, and keep the libraries of its process quiet."""
-    quiet_libraries()
-    return start(device=device, threads=threads, workers=workers)
 
 
 @contextmanager

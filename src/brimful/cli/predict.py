@@ -16,7 +16,8 @@ from brimful.cli.choices import (
     parse_names,
     parse_switch,
 )
-from brimful.cli.job import run_job, start_quietly
+from brimful.cli.job import run_job
+from brimful.cli.process import start_quietly
 from brimful.cluster.devices import parse_devices
 from brimful.cluster.start import start_engines
 from brimful.demo.model import resolve_model
@@ -136,7 +137,7 @@ def predict(
         trust_model=trust_model,
         limits=DecodeLimits(max_pixels=max_pixels, max_bytes=max_bytes),
     )
-    start = functools.partial(start_quietly, loading)
+    start = functools.partial(start_quietly, loading, quiet=quiet)
     with start_engines(start, devices, chosen, threads=threads, workers=workers) as engine:
         job = {
             "model": None if chosen is None else digest_of(Path(chosen)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from brimful.announce import announced
 from brimful.errors import ModelError
 from brimful.extras import installed_version
 from brimful.models.artifact import artifact, digest_of
@@ -78,14 +79,15 @@ class Model:
         options = self.options
 
         def build(folder: Path) -> None:
-            convert_in_child(
-                self.path,
-                folder / "model.onnx",
-                nms=options.nms,
-                overrides=options.overrides,
-                trust=options.trust,
-                max_det=options.max_det,
-            )
+            with announced(f"converting {self.path.name} to ONNX, once; the result is kept"):
+                convert_in_child(
+                    self.path,
+                    folder / "model.onnx",
+                    nms=options.nms,
+                    overrides=options.overrides,
+                    trust=options.trust,
+                    max_det=options.max_det,
+                )
 
         facts = {
             "model": self.digest,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from brimful.announce import announced
 from brimful.runtimes.cuda.conv import Launch, conv, depthwise
 from brimful.runtimes.cuda.head import NmsFreeHead
 from brimful.runtimes.cuda.layout import max_pool, spread
@@ -51,7 +52,9 @@ class Launcher:
         distinct = {
             (id(launch.kernel), tuple(launch.constants.items())): launch for launch in collected
         }
-        with ThreadPoolExecutor(available_cpus(), thread_name_prefix="brimful-compile") as pool:
+        doing = f"compiling {len(distinct)} kernels for the GPU, once; Triton keeps them"
+        workers = ThreadPoolExecutor(available_cpus(), thread_name_prefix="brimful-compile")
+        with announced(doing), workers as pool:
             for finished in [pool.submit(launch.compile) for launch in distinct.values()]:
                 finished.result()
 

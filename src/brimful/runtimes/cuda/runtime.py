@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from brimful.announce import announced
 from brimful.errors import RuntimeFailedError
 from brimful.models.artifact import artifact, digest_of
 from brimful.models.model import Model
@@ -324,7 +325,9 @@ class TorchCudaRuntime:
         # What runs on a stream that captures becomes part of the graph: take the lanes away first.
         lanes = [self._free.get() for _ in self._lanes]
         try:
-            with torch.cuda.device(self._device), torch.inference_mode():
+            doing = f"capturing the graphs of canvas {canvas[0]}x{canvas[1]}, once a run"
+            context = torch.cuda.device(self._device)
+            with announced(doing), context, torch.inference_mode():
                 for bucket in reversed(buckets(capacity)):
                     for lane in lanes:
                         lane.capture(canvas, bucket, self._select)
