@@ -20,6 +20,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from brimful.vision.cuda.kernel import kernel
+
 MULTIPROCESSORS = 132
 """Of the chip the rule of `tile` was measured on; fewer tiles than that leave some idle."""
 
@@ -73,6 +75,28 @@ def _programs(pixels: int, channels_out: int, rows: int, columns: int) -> int:
     return int(triton.cdiv(pixels, rows) * triton.cdiv(channels_out, columns))
 
 
+@kernel
+def tile_of(
+    pixels: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    CHANNELS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> tl.tensor:
+    """Return a program's tile: channels, whether they are real, pixels that are, and these' places.
+
+    The grid has one dimension, columns first (their programs share the pixels in the cache): the
+    second dimension of a grid ends at 65,535.
+    """
+    across: tl.constexpr = (CHANNELS + COLUMNS - 1) // COLUMNS
+    channel = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
+    pixel = (tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)
+    row = (pixel // width) % height
+    image = (pixel // width // height).to(tl.int64)
+    return channel, channel < CHANNELS, pixel < pixels, image, row, pixel % width
+
+
 def _conv(
     x: tl.tensor,
     weight: tl.tensor,
@@ -106,16 +130,7 @@ def _conv(
     INNER: tl.constexpr,
 ) -> None:
     """Compute a tile of ROWS output pixels by COLUMNS output channels."""
-    # One dimension, columns first (their programs share the pixels in the cache): the second
-    # dimension of a grid ends at 65,535.
-    across_out: tl.constexpr = (OUT + COLUMNS - 1) // COLUMNS
-    out = (tl.program_id(0) % across_out) * COLUMNS + tl.arange(0, COLUMNS)
-    pixel = (tl.program_id(0) // across_out) * ROWS + tl.arange(0, ROWS)
-    column = pixel % out_width
-    row = (pixel // out_width) % out_height
-    image = (pixel // out_width // out_height).to(tl.int64)
-    live = pixel < pixels
-    real = out < OUT
+    out, real, live, image, row, column = tile_of(pixels, out_height, out_width, OUT, ROWS, COLUMNS)
     top = row * STRIDE - PADDING
     left = column * STRIDE - PADDING
     origin = image * x_image + top * x_row + left * x_column
@@ -211,14 +226,9 @@ def _depthwise(
     COLUMNS: tl.constexpr,
 ) -> None:
     """Compute a tile of ROWS output pixels by COLUMNS channels, each channel on its own."""
-    across_out: tl.constexpr = (CHANNELS + COLUMNS - 1) // COLUMNS
-    channel = (tl.program_id(0) % across_out) * COLUMNS + tl.arange(0, COLUMNS)
-    pixel = (tl.program_id(0) // across_out) * ROWS + tl.arange(0, ROWS)
-    column = pixel % out_width
-    row = (pixel // out_width) % out_height
-    image = (pixel // out_width // out_height).to(tl.int64)
-    live = pixel < pixels
-    real = channel < CHANNELS
+    channel, real, live, image, row, column = tile_of(
+        pixels, out_height, out_width, CHANNELS, ROWS, COLUMNS
+    )
     top = row * STRIDE - PADDING
     left = column * STRIDE - PADDING
     origin = image * x_image + top * x_row + left * x_column

@@ -11,7 +11,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from brimful.runtimes.cuda.conv import Launch
+from brimful.runtimes.cuda.conv import Launch, tile_of
 from brimful.vision.cuda.kernel import kernel
 
 PIXELS = 32
@@ -36,13 +36,10 @@ def _spread(
     COLUMNS: tl.constexpr,
 ) -> None:
     """Write ROWS pixels of `y`; each pixel of `x` stands for SCALE x SCALE of them."""
-    across: tl.constexpr = (CHANNELS + COLUMNS - 1) // COLUMNS
-    channel = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
-    pixel = (tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)
-    column = pixel % width
-    row = (pixel // width) % height
-    image = (pixel // width // height).to(tl.int64)
-    mask = (pixel < pixels)[:, None] & (channel < CHANNELS)[None, :]
+    channel, real, live, image, row, column = tile_of(
+        pixels, height, width, CHANNELS, ROWS, COLUMNS
+    )
+    mask = live[:, None] & real[None, :]
     source = x + image * x_image + (row // SCALE) * x_row + (column // SCALE) * x_column
     value = tl.load(source[:, None] + channel[None, :], mask=mask)
     target = y + image * y_image + row * y_row + column * y_column
@@ -68,14 +65,9 @@ def _max_pool(
     COLUMNS: tl.constexpr,
 ) -> None:
     """Write ROWS pixels of `y`: the largest of the square around each that lies in the image."""
-    across: tl.constexpr = (CHANNELS + COLUMNS - 1) // COLUMNS
-    channel = (tl.program_id(0) % across) * COLUMNS + tl.arange(0, COLUMNS)
-    pixel = (tl.program_id(0) // across) * ROWS + tl.arange(0, ROWS)
-    column = pixel % width
-    row = (pixel // width) % height
-    image = (pixel // width // height).to(tl.int64)
-    real = (channel < CHANNELS)[None, :]
-    live = pixel < pixels
+    channel, real, live, image, row, column = tile_of(
+        pixels, height, width, CHANNELS, ROWS, COLUMNS
+    )
     source = x + image * x_image + row * x_row + column * x_column
     best = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32)
     for down in range(-REACH, REACH + 1):
@@ -84,14 +76,16 @@ def _max_pool(
             inside = inside & (column + right >= 0) & (column + right < width)
             at = source + down * x_row + right * x_column
             value = tl.load(
-                at[:, None] + channel[None, :], mask=inside[:, None] & real, other=float("-inf")
+                at[:, None] + channel[None, :],
+                mask=inside[:, None] & real[None, :],
+                other=float("-inf"),
             )
             best = tl.maximum(best, value.to(tl.float32), propagate_nan=tl.PropagateNan.ALL)
     target = y + image * y_image + row * y_row + column * y_column
     tl.store(
         target[:, None] + channel[None, :],
         best.to(y.dtype.element_ty),
-        mask=live[:, None] & real,
+        mask=live[:, None] & real[None, :],
     )
 
 
