@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from brimful.cluster.arena import Arena
 from brimful.cluster.messages import (
@@ -32,14 +32,12 @@ from brimful.cluster.messages import (
     travelling,
 )
 from brimful.cluster.packing import unpack
+from brimful.cluster.start_engine import StartEngine
 from brimful.detections import Detections
 from brimful.engine.engine import Engine
 from brimful.engine.interpreter import prepare_interpreter
 from brimful.formats.json_record import encode_jsonl
 from brimful.sources.image import SourceImage
-
-if TYPE_CHECKING:
-    from brimful.cluster.engine_process import StartEngine
 
 _LEAVE_S = 2.0
 """Seconds that an engine has to close before the process ends anyway."""

@@ -11,28 +11,17 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any
 
 from brimful.cluster.arena import Arena
 from brimful.cluster.child import serve
 from brimful.cluster.messages import Failed, FromEngine, FromParent, Ready, Results, raised
-from brimful.engine.engine import Engine
+from brimful.cluster.start_engine import StartEngine
 from brimful.errors import EngineStoppedError
 
 _SPAWN = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 _PIPE_BYTES = 2**20
 _EXIT_S = 5.0
-
-
-class StartEngine(Protocol):
-    """Starts an engine on a device, such as `functools.partial(brimful.load, "yolo26n.pt")`.
-
-    It is pickled, so it is a function of a module or a partial of one.
-    """
-
-    def __call__(self, *, device: str) -> Engine:
-        """Start the engine."""
-        ...
 
 
 class EngineProcess:

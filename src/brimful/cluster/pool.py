@@ -15,11 +15,12 @@ from brimful.cluster.arena import Arena
 from brimful.cluster.child import encode
 from brimful.cluster.dispatcher import LINGER_S, Dispatcher
 from brimful.cluster.encoded import EncodedResults
-from brimful.cluster.engine_process import EngineProcess, StartEngine
+from brimful.cluster.engine_process import EngineProcess
 from brimful.cluster.job import Answer, Job
 from brimful.cluster.messages import Ready, Results
 from brimful.cluster.packing import Packed
 from brimful.cluster.reports import merge_reports
+from brimful.cluster.start_engine import StartEngine
 from brimful.cluster.work_queue import WorkQueue
 from brimful.detections import Detections
 from brimful.engine.engine import EngineReport
