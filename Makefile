@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-gpu lint format bench bench-gpu clean
 
 demo: $(VENV)/.core
 	$(BIN)/brimful demo --run --out demo
@@ -37,6 +37,19 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.core
+
+# Both want a CUDA device, and fail without one.
+test-gpu: $(VENV)/.dev
+	REQUIRE_CUDA=1 $(BIN)/python -m pytest -m gpu tests/runtimes
+	REQUIRE_CUDA=1 $(BIN)/python -m pytest tests/runtimes/cuda tests/vision/cuda
+
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu_decode_stress.py
+	$(BIN)/python benchmarks/gpu_accuracy.py
+	$(BIN)/python benchmarks/gpu_predict.py
+	$(BIN)/python benchmarks/gpu_ablation.py
+	$(BIN)/python benchmarks/gpu_memory.py
+	$(BIN)/python benchmarks/gpu_latency.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -98,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--broken", action="store_true")
+    parser.add_argument("--per-call", type=int, default=BATCH, help="Images a call of nvJPEG.")
     options = parser.parse_args()
     main_guard()
     files = sorted(images(DISTINCT).glob("*.jpg"))
@@ -129,6 +130,12 @@ def main() -> None:
         sys.exit("the images' checksums are not distinct: nothing could be told apart")
     if options.broken:
         break_it()
+    fitting = loader.Loader._fitting
+    loader.Loader._fitting = (
+        lambda self, slot, positions: fitting(  # type: ignore[method-assign]
+            self, slot, positions[: options.per_call]
+        )
+    )
     free = threading.Semaphore(IN_FLIGHT)
     idle = list(slots)
     corrupt = [0]
@@ -162,7 +169,12 @@ def main() -> None:
     checked = batches * BATCH
     print(f"{checked:,} images, {corrupt[0]:,} corrupt, {checked / seconds:,.0f} img/s")
     if not options.broken:
-        facts = {"images": checked, "corrupt": corrupt[0], "img_s": round(checked / seconds)}
+        facts = {
+            "images": checked,
+            "corrupt": corrupt[0],
+            "img_s": round(checked / seconds),
+            "images_per_call": options.per_call,
+        }
         print(
             f"written: {write_json('gpu_decode_stress', {'gpu': gpu_environment(), **facts}).name}"
         )

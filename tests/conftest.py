@@ -1,6 +1,7 @@
 """Puts tests/ on the import path, takes the clock out of hypothesis, and guards the gpu tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ from hypothesis import settings
 if not Path("/dev/nvidiactl").exists():
     # Kernels run in Triton's interpreter, which has to be said before anything imports Triton.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and what it starts would too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("brimful", deadline=None)
 settings.load_profile("brimful")
