@@ -249,10 +249,10 @@ def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.Monkey
 
     launch = TorchCudaRuntime._launch
 
-    def failing(self: Any, forward: Any) -> None:
+    def failing(self: Any, forward: Any, idle_s: float) -> None:
         if forward.count > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        launch(self, forward)
+        launch(self, forward, idle_s)
 
     with load(saved("yolo26n.yaml"), device="cuda", precision="fp16", batch=8) as engine:
         expected = [len(result) for result in engine.predict(IMAGES * 8)]

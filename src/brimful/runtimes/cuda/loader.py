@@ -20,6 +20,7 @@ from brimful.runtimes.cuda.lane import Graph, Lane
 from brimful.runtimes.cuda.plan import Plan, Plans, room
 from brimful.runtimes.cuda.ring import Arena, DecodeRing
 from brimful.runtimes.cuda.slot import CudaSlot
+from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS, describe, letterbox
 from brimful.vision.cuda.nvjpeg import NvJpeg, NvJpegError
@@ -52,7 +53,11 @@ class Piece:
 
 
 class Loader:
-    """Decodes and places batches. One thread uses it."""
+    """Decodes and places batches. One thread uses it, but any may ask `takes`.
+
+    Attributes:
+        split: Which images the CPU decodes although the device could; told of every batch.
+    """
 
     def __init__(self, batch: int, channels: int, pixel_bytes: int, device: Any) -> None:
         """Start the decoder and allocate its memory.
@@ -73,6 +78,7 @@ class Loader:
         self._stream: Any = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         self._ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._plans = Plans()
+        self.split = DecodeSplit()
         self._decoder: NvJpeg | None = None
         if pixel_bytes and channels == 3:
             self._decoder = NvJpeg(batch)
@@ -86,11 +92,12 @@ class Loader:
         return self._decoder is not None
 
     def takes(self, header: Header) -> bool:
-        """Whether an image of this header is decoded on the device."""
+        """Whether an image of this header is decoded on the device: the split decides, too."""
         if self._decoder is None or header.stored is None or not self._decoder.takes(header):
             return False
         decoded, converted = room(header)
-        return decoded <= self._ring.size and converted <= self._pixels.numel()
+        fits = decoded <= self._ring.size and converted <= self._pixels.numel()
+        return fits and self.split.to_device()
 
     def pieces(self, slot: CudaSlot, count: int, errors: dict[int, str]) -> Iterator[Piece]:
         """Yield the first `count` images of a slot, in pieces that are ready to be read.

@@ -254,10 +254,14 @@ class TorchCudaRuntime:
 
     def _drive(self) -> None:
         """Decode and launch what is submitted, until told to stop."""
-        while (forward := self._submitted.get()) is not None:
+        while True:
+            begun = time.perf_counter()
+            forward = self._submitted.get()
+            if forward is None:
+                break
             try:
                 with torch.cuda.device(self._device), torch.inference_mode():
-                    self._launch(forward)
+                    self._launch(forward, time.perf_counter() - begun)
             except torch.OutOfMemoryError as error:
                 self._abandon(forward, OutOfMemoryError(str(error)))
             except BaseException as error:
@@ -267,7 +271,7 @@ class TorchCudaRuntime:
             del forward  # an idle thread keeps no image alive
         self._flying.put(None)
 
-    def _launch(self, forward: _Forward) -> None:
+    def _launch(self, forward: _Forward, idle_s: float) -> None:
         slot, count = forward.slot, forward.count
         begun = time.perf_counter()
         pieces = self._loader.pieces(slot, count, forward.errors)
@@ -291,6 +295,7 @@ class TorchCudaRuntime:
                 host[:count].copy_(output[:count], non_blocking=True)
             lane.finished.record()
         launched = time.perf_counter()
+        self._loader.split.observe(decode_s=decoded - begun, wait_s=waited - decoded, idle_s=idle_s)
         self.timings["decode"] += decoded - begun
         self.timings["wait for the model"] += waited - decoded
         self.timings["launch"] += launched - waited
