@@ -59,9 +59,7 @@ class DecodeSplit:
         total = self._decode + self._wait + self._idle
         if total <= 0:
             return
-        if self._idle > IDLE * total:
-            change = -STEP
-        elif self._wait > WAITING * total:
+        if self._idle > IDLE * total or self._wait > WAITING * total:
             change = -STEP
         elif self._idle + self._wait < IDLE / 2 * total:
             change = STEP
