@@ -99,7 +99,14 @@ class TorchCudaRuntime:
             self.spec: ModelSpec = self._network.spec
             self._select = options.postprocess if techniques.select else None
             self._largest = options.largest or self.spec.imgsz
-            self._fit(model, options)
+            self._loader = Loader(
+                1, self.spec.channels, 0, self._device
+            )  # until the batch is known
+            try:
+                self._fit(model, options)
+            except BaseException:
+                self._give_back()
+                raise
         self.timings = dict.fromkeys(("decode", "wait for the model", "launch"), 0.0)
         self._submitted: queue.SimpleQueue[_Forward | None] = queue.SimpleQueue()
         self._flying: queue.SimpleQueue[_Forward | None] = queue.SimpleQueue()
@@ -150,6 +157,10 @@ class TorchCudaRuntime:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=10)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Free the device's memory and lift the limit on it."""
         self._network.close()
         self._close_lanes()
         if self._budget is not None:
@@ -167,20 +178,29 @@ class TorchCudaRuntime:
         if fixed is None and self._budget is None and not options.tune_batch:
             fixed = DEFAULT_BATCH
         for batch in sizes_to_try(fixed):
-            try:
-                self._open_lanes(batch)
-                if self._budget is not None or options.tune_batch:
-                    self._prepare(self._largest, batch)
-                    self._prepared.add((self._largest, batch))
-                if options.tune_batch:
-                    self._tune(model)
+            if self._fits(batch, model, options):
                 return
-            except (torch.OutOfMemoryError, OutOfMemoryError):
-                self._close_lanes()
-                if self._budget is None:
-                    raise
-        assert self._budget is not None
-        raise self._budget.exceeded(fixed or 1, self._largest, self._precision)
+        if self._budget is not None:
+            raise self._budget.exceeded(fixed or 1, self._largest, self._precision)
+        raise OutOfMemoryError(
+            f"batch {fixed or 1} at {self._largest[0]}x{self._largest[1]} in {self._precision} does "
+            f"not fit the memory of {self._device}; use a smaller --batch or --imgsz"
+        )
+
+    def _fits(self, batch: int, model: Model, options: RuntimeOptions) -> bool:
+        """Open lanes for a batch, and take the memory now where it is scarce or measured."""
+        try:
+            self._open_lanes(batch)
+            if self._budget is not None or options.tune_batch:
+                self._prepare(self._largest, batch)
+                self._prepared.add((self._largest, batch))
+            if options.tune_batch:
+                self._tune(model)
+            return True
+        except (torch.OutOfMemoryError, OutOfMemoryError):
+            pass  # its traceback still holds tensors: they go with it, before the memory is freed
+        self._close_lanes()
+        return False
 
     def _open_lanes(self, batch: int) -> None:
         self.max_batch = batch
@@ -198,8 +218,7 @@ class TorchCudaRuntime:
 
     def _close_lanes(self) -> None:
         torch.cuda.synchronize(self._device)
-        if self._lanes:
-            self._loader.close()
+        self._loader.close()
         for lane in self._lanes:
             lane.clear()
         self._lanes.clear()
