@@ -183,8 +183,8 @@ class TorchCudaRuntime:
         if self._budget is not None:
             raise self._budget.exceeded(fixed or 1, self._largest, self._precision)
         raise OutOfMemoryError(
-            f"batch {fixed or 1} at {self._largest[0]}x{self._largest[1]} in {self._precision} does "
-            f"not fit the memory of {self._device}; use a smaller --batch or --imgsz"
+            f"batch {fixed or 1} at {self._largest[0]}x{self._largest[1]} in {self._precision} "
+            f"does not fit the memory of {self._device}; use a smaller --batch or --imgsz"
         )
 
     def _fits(self, batch: int, model: Model, options: RuntimeOptions) -> bool:
