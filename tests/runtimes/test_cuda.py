@@ -294,3 +294,20 @@ def test_several_processes_on_a_device_agree_with_one() -> None:
         with start_engines(start, devices, None, threads=None, workers=2) as engine:
             found.append([result.to_json_record() for result in engine.predict(many(FILES, 24))])
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_repeated_image_gives_the_same_bits(decode: bool) -> None:
+    """Whatever the lane, the batch's size and the position; it tells decode and network apart."""
+    options = RuntimeOptions(
+        device="cuda:0", precision="fp16", max_batch=4, postprocess=PostprocessConfig()
+    )
+    model = open_model(saved("yolo26n.yaml"), ModelOptions())
+    runtime = TorchCudaRuntime(model, options, Techniques(decode=decode))
+    with Engine(runtime, EngineConfig(workers=1)) as engine:
+        for source in (FILES, IMAGES):
+            for which in (0, 1):
+                results = list(engine.predict([source[which]] * 41))
+                for result in results[1:]:
+                    assert np.array_equal(result.boxes, results[0].boxes)
+                    assert np.array_equal(result.confidence, results[0].confidence)
