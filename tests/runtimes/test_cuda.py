@@ -305,9 +305,10 @@ def test_a_repeated_image_gives_the_same_bits(decode: bool) -> None:
     model = open_model(saved("yolo26n.yaml"), ModelOptions())
     runtime = TorchCudaRuntime(model, options, Techniques(decode=decode))
     with Engine(runtime, EngineConfig(workers=1)) as engine:
-        for source in (FILES, IMAGES):
-            for which in (0, 1):
-                results = list(engine.predict([source[which]] * 41))
+        for source in (many(FILES, 2), IMAGES):
+            for image in source:
+                results = list(engine.predict([image] * 41))
+                assert len(results) == 41
                 for result in results[1:]:
                     assert np.array_equal(result.boxes, results[0].boxes)
                     assert np.array_equal(result.confidence, results[0].confidence)
