@@ -16,7 +16,7 @@ SLACK = 64 * 2**20
 """Left free for what libraries load after the measurement: code of kernels not run yet."""
 
 LARGEST_BATCH = 128
-"""Where `batch=auto` begins; beyond it no model was seen to gain (benchmarks/NOTES.md)."""
+"""Where `batch=auto` begins; larger ones were not measured."""
 
 KNEE = 0.95
 """Share of the best rate that the chosen batch must reach."""

@@ -50,7 +50,7 @@ class Tile:
 def tile(pixels: int, channels_in: int, channels_out: int, kernel: int) -> Tile:
     """Return the tile for a layer: a rule in place of a search, so that a start takes no search.
 
-    On every layer of yolo26n it is within 4 % of the best of a dozen measured tiles
+    Over the layers of yolo26n it costs a few per cent against the best of a dozen measured tiles
     (benchmarks/NOTES.md).
 
     Args:
