@@ -163,15 +163,20 @@ def main() -> None:
     for _ in range(IN_FLIGHT):
         free.acquire()
     seconds = time.perf_counter() - begun
+    repeated = runtime._loader.repeated
     runtime.close()
     if faults:
         sys.exit(f"forwards failed: {faults[0]}")
     checked = batches * BATCH
-    print(f"{checked:,} images, {corrupt[0]:,} corrupt, {checked / seconds:,.0f} img/s")
+    print(
+        f"{checked:,} images, {corrupt[0]:,} corrupt, {repeated:,} repeated, "
+        f"{checked / seconds:,.0f} img/s"
+    )
     if not options.broken:
         facts = {
             "images": checked,
             "corrupt": corrupt[0],
+            "repeated": repeated,
             "img_s": round(checked / seconds),
             "images_per_call": options.per_call,
         }

@@ -64,7 +64,8 @@ def test_planes_become_the_pixels_of_the_cpu_path(
     assert (plan.decoded, plan.converted) == room(header)
     shift = 512  # not at the start of the memory
     decoded = torch.full((shift + plan.decoded,), 7, dtype=torch.uint8)
-    for plane, start, pitch in zip(planes_of(encoded.data), plan.planes, plan.pitches, strict=True):
+    starts, pitches = plan.conversion[0:3], plan.conversion[[4, 5, 5]]
+    for plane, start, pitch in zip(planes_of(encoded.data), starts, pitches, strict=True):
         height, width = plane.shape
         rows = decoded.numpy()[shift + start : shift + start + height * pitch].reshape(
             height, pitch

@@ -24,6 +24,8 @@ from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS, describe, letterbox
 from brimful.vision.cuda.nvjpeg import NvJpeg, NvJpegError
+from brimful.vision.cuda.witness import find_unwritten, mark
+from brimful.vision.cuda.ycc import COLUMNS as PLANES
 from brimful.vision.cuda.ycc import to_bgr
 from brimful.vision.decode import decode_pixels
 from brimful.vision.encoded import Encoded
@@ -57,6 +59,8 @@ class Loader:
 
     Attributes:
         split: Which images the CPU decodes although the device could; told of every batch.
+        repeated: Images that were decoded a second time, alone: the engines had refused or skipped
+            them.
     """
 
     def __init__(self, batch: int, channels: int, pixel_bytes: int, device: Any) -> None:
@@ -79,12 +83,16 @@ class Loader:
         self._ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._plans = Plans()
         self.split = DecodeSplit()
+        self.repeated = 0
         self._decoder: NvJpeg | None = None
         if pixel_bytes and channels == 3:
             self._decoder = NvJpeg(batch)
             self._ring = DecodeRing(pixel_bytes // ARENAS, device, arenas=ARENAS)
             # Kernels alone write it, in the order of the stream, so one is enough.
             self._pixels = torch.empty(pixel_bytes, dtype=torch.uint8, device=device)
+            self._marks_host = torch.zeros((batch, PLANES), dtype=torch.int64, pin_memory=True)
+            self._marks = torch.zeros((batch, PLANES), dtype=torch.int64, device=device)
+            self._unwritten = torch.zeros(batch, dtype=torch.int32, pin_memory=True)
 
     @property
     def decodes(self) -> bool:
@@ -157,7 +165,7 @@ class Loader:
         if self._decoder is not None:
             self._decoder.close()
             self._decoder = None
-            del self._ring, self._pixels
+            del self._ring, self._pixels, self._marks
 
     def _fitting(self, slot: CudaSlot, positions: list[int]) -> list[Plan]:
         """Return the plans of as many images as fit the memory, in order."""
@@ -180,13 +188,11 @@ class Loader:
         arena = self._ring.acquire()
         starts = arena.pointer + _starts([plan.decoded for plan in plans])
         pixels = self._pixels.data_ptr() + _starts([plan.converted for plan in plans])
-        pointers = np.stack([plan.planes for plan in plans]) + starts[:, None]
-        pitches = np.stack([plan.pitches for plan in plans])
         files = [_encoded(slot, position).data for position in positions]
-        failed = self._decode(files, pointers, pitches)
         planes = np.stack([plan.conversion for plan in plans])
         planes[:, 0:3] += starts[:, None]
         planes[:, 3] += pixels
+        failed = self._decode(files, planes)
         table = np.stack([plan.entry for plan in plans])
         table[:, 0] += pixels
         table[:, 10] = positions
@@ -198,23 +204,39 @@ class Loader:
         piece = Piece(table[good], planes[good], size, arena)
         return piece, [positions[i] for i in sorted(failed)]
 
-    def _decode(
-        self, files: list[bytes], pointers: NDArray[np.int64], pitches: NDArray[np.int64]
-    ) -> set[int]:
-        """Decode images together, or one by one if that fails; return who failed then, too."""
+    def _decode(self, files: list[bytes], planes: NDArray[np.int64]) -> set[int]:
+        """Decode images together, and one by one what was refused or skipped then.
+
+        Args:
+            files: The encoded images.
+            planes: int64 (images, ycc.COLUMNS), where they go.
+
+        Returns:
+            Who failed both times.
+        """
+        failed = sorted(self._decode_once(files, planes))
+        self.repeated += len(failed)
+        return {i for i in failed if self._decode_once(files[i : i + 1], planes[i : i + 1])}
+
+    def _decode_once(self, files: list[bytes], planes: NDArray[np.int64]) -> set[int]:
+        """Decode images together; return who was not, all of them if the library refused."""
         assert self._decoder is not None
-        try:
-            self._decoder.decode(files, pointers, pitches, self._stream.cuda_stream)
+        count, height = len(files), int(planes[:, 7].max())
+        self._marks_host.numpy()[:count] = planes
+        unwritten = self._unwritten.numpy()[:count]
+        unwritten[:] = 0
+        with torch.cuda.stream(self._stream):
+            self._marks[:count].copy_(self._marks_host[:count], non_blocking=True)
+            mark(self._marks, count=count, height=height)
+            self._stream.synchronize()  # the engines do not wait for the stream
+            pointers, pitches = planes[:, 0:3], planes[:, [4, 5, 5]]
+            try:
+                self._decoder.decode(files, pointers, pitches, self._stream.cuda_stream)
+            except NvJpegError:
+                return set(range(count))
+            find_unwritten(self._marks, self._unwritten, count=count, height=height)
             self._stream.synchronize()
-        except NvJpegError:
-            if len(files) == 1:
-                return {0}
-            return {
-                i
-                for i, file in enumerate(files)
-                if self._decode([file], pointers[i : i + 1], pitches[i : i + 1])
-            }
-        return set()
+        return set(np.flatnonzero(unwritten).tolist())
 
     def _rows_of_pixels(self, slot: CudaSlot, positions: list[int]) -> NDArray[np.int64]:
         """Describe rows that the host has letterboxed: pinned memory, read in place."""

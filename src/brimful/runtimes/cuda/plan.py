@@ -26,17 +26,14 @@ class Plan:
     """Where the parts of an image lie in memory, counted from where its memory starts.
 
     Attributes:
-        planes: int64 (3,), Y, Cb and Cr in the memory of decoded planes.
-        pitches: int64 (3,), bytes from row to row of each.
-        conversion: int64 (ycc.COLUMNS,), the row that converts the planes to BGR.
+        conversion: int64 (ycc.COLUMNS,), the row that says where the planes are and converts them
+            to BGR.
         entry: int64 (letterbox.COLUMNS,), the row that puts the BGR pixels onto the canvas; which
             row of the output is left to be filled in.
         decoded: Bytes of the planes.
         converted: Bytes of the BGR pixels.
     """
 
-    planes: NDArray[np.int64]
-    pitches: NDArray[np.int64]
     conversion: NDArray[np.int64]
     entry: NDArray[np.int64]
     decoded: int
@@ -90,8 +87,6 @@ def _plan(header: Header, geometry: Geometry) -> Plan:
     describe(entry, pointer + 2, (to_below, to_right, -1), geometry, 0)
     decoded, converted = room(header)
     return Plan(
-        planes=np.array(planes, np.int64),
-        pitches=np.array((luma_pitch, chroma_pitch, chroma_pitch), np.int64),
         conversion=conversion,
         entry=entry,
         decoded=decoded,
