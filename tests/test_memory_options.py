@@ -62,3 +62,10 @@ def test_batches_that_are_tried() -> None:
 def test_a_budget_for_a_gpu_needs_a_gpu() -> None:
     with pytest.raises(UsageError, match="device is cpu"):
         load(None, runtime="debug", gpu_mem="2GiB")
+
+
+def test_a_budget_that_nobody_would_keep_is_refused() -> None:
+    with pytest.raises(UsageError, match="not by runtime=debug with no model"):
+        load(None, runtime="debug", device="cuda:0", gpu_mem="2GiB")
+    with pytest.raises(UsageError, match="at least 1 byte"):
+        load(None, runtime="debug", device="cuda:0", gpu_mem=0)

@@ -353,3 +353,16 @@ def test_header_tells_jpegs_that_are_no_baseline_ycbcr() -> None:
         assert header is not None
         found.append((header.baseline, header.sampling))
     assert found == [(True, None), (False, (2, 2)), (True, (2, 2))]
+
+
+@pytest.mark.parametrize(("transform", "sampling"), [(0, None), (1, (2, 2)), (2, None)])
+def test_header_tells_what_adobe_says_of_the_colours(
+    transform: int, sampling: tuple[int, int] | None
+) -> None:
+    """The component ids are those of YCbCr: only the marker tells."""
+    target = io.BytesIO()
+    Image.fromarray(np.zeros((33, 47, 3), np.uint8)).save(target, "JPEG")
+    data = target.getvalue()
+    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(4) + bytes([transform])
+    header = read_header(data[:2] + adobe + data[2:])
+    assert header is not None and header.sampling == sampling

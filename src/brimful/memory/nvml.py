@@ -26,11 +26,6 @@ class DeviceMemory:
         self._handle = nvml.nvmlDeviceGetHandleByUUID(
             uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
         )
-        self._before: int | None = None
-
-    def total(self) -> int:
-        """Bytes of the device."""
-        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).total)
 
     def process(self) -> int:
         """Bytes that this process holds.

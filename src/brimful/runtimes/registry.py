@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from brimful.errors import MissingExtraError, UsageError
-from brimful.extras import installed
+from brimful.extras import installed, require
 from brimful.models.model import Format, Model
 from brimful.runtimes.runtime import Runtime, RuntimeOptions
 
@@ -51,6 +51,7 @@ def _openvino(model: Model, options: RuntimeOptions) -> Runtime:
 
 def _torch(model: Model, options: RuntimeOptions) -> Runtime:
     if model.format == "pt" and options.device != "cpu":
+        require("triton", feature="The torch runtime on CUDA", extra="torch")
         from brimful.runtimes.cuda.runtime import TorchCudaRuntime
 
         return TorchCudaRuntime(model, options)
@@ -109,6 +110,12 @@ def load_runtime(name: str, model: Model | None, options: RuntimeOptions) -> Run
         UsageError: The runtime is unknown, or cannot take this model, device or precision.
         MissingExtraError: The runtime is not installed.
     """
+    keeps_budget = name in ("auto", "torch") and model is not None and model.format == "pt"
+    if options.memory is not None and not keeps_budget:
+        raise UsageError(
+            f"gpu_mem is kept by the torch runtime with a .pt model, not by runtime={name} with "
+            f"{model.path.name if model else 'no model'}; leave it out"
+        )
     if name == "debug":
         from brimful.runtimes.debug import DebugRuntime
 

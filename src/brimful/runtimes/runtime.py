@@ -81,6 +81,8 @@ class RuntimeOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads must be at least 1, not {self.threads}")
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"gpu_mem must be at least 1 byte, not {self.memory}")
         if self.max_batch is not None and self.max_batch < 1:
             raise UsageError(f"batch must be at least 1, not {self.max_batch}")
 

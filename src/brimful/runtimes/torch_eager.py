@@ -1,7 +1,7 @@
 """The `torch` and `torchscript` runtimes: the network itself, or a traced file of it.
 
 Both take uint8 pixels and normalise on the device, so a quarter of the bytes is copied. A
-checkpoint on CUDA has a runtime of its own (torch_cuda.py).
+checkpoint on CUDA has a runtime of its own (cuda/).
 """
 
 from __future__ import annotations

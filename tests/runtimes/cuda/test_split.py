@@ -71,6 +71,14 @@ def test_it_follows_a_change() -> None:
     assert split.share == 0
 
 
+def test_it_gives_way_when_the_model_becomes_the_limit() -> None:
+    split = DecodeSplit()
+    settle(split, 4_000, 8_000, 20_000)
+    assert split.share > 0.5
+    settle(split, 4_000, 8_000, 2_000)  # the engines alone are enough, and the CPU never waits
+    assert split.share == 0
+
+
 def test_images_for_the_cpu_are_spread_evenly() -> None:
     split = DecodeSplit()
     split.share = 0.25

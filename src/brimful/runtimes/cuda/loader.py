@@ -240,16 +240,15 @@ class Loader:
 
     def _rows_of_pixels(self, slot: CudaSlot, positions: list[int]) -> NDArray[np.int64]:
         """Describe rows that the host has letterboxed: pinned memory, read in place."""
-        width = slot.canvas[1]
-        channels = self._channels
-        whole = Geometry(slot.canvas, slot.canvas, slot.canvas, 0, 0)
         rows = slot.inputs
-        base, step = rows.ctypes.data, rows.strides[0]
-        table = np.zeros((len(positions), COLUMNS), np.int64)
-        red, next_channel = (2, -1) if channels == 3 else (0, 0)
-        for entry, position in zip(table, positions, strict=True):
-            strides = (width * channels, channels, next_channel)
-            describe(entry, base + position * step + red, strides, whole, position)
+        entry = np.zeros(COLUMNS, np.int64)
+        red, next_channel = (2, -1) if self._channels == 3 else (0, 0)
+        whole = Geometry(slot.canvas, slot.canvas, slot.canvas, 0, 0)
+        strides = (rows.strides[1], rows.strides[2], next_channel)
+        describe(entry, rows.ctypes.data + red, strides, whole, 0)
+        table = np.tile(entry, (len(positions), 1))
+        table[:, 10] = positions
+        table[:, 0] += table[:, 10] * rows.strides[0]
         return table
 
 

@@ -60,43 +60,48 @@ class Plans:
 
 def room(header: Header) -> tuple[int, int]:
     """Return the bytes of an image's decoded planes and of its BGR pixels."""
-    (height, width), (across, down) = _facts(header)
+    layout = _layout(header)
+    return layout.luma + 2 * layout.chroma, layout.pixels
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Bytes of each plane and of the BGR pixels, and from row to row of each."""
+
+    luma: int
+    chroma: int
+    pixels: int
+    pitches: tuple[int, int, int]
+
+
+def _layout(header: Header) -> _Layout:
+    assert header.stored is not None and header.sampling is not None
+    (height, width), (across, down) = header.stored, header.sampling
     # The engines may write whole blocks, beyond the last row and column.
     rows, columns = _up(height, 8 * down), _up(width, 8 * across)
-    luma = _up(rows * _up(columns, ROW_ALIGNMENT), ALIGNMENT)
-    chroma = _up(rows // down * _up(columns // across, ROW_ALIGNMENT), ALIGNMENT)
-    return luma + 2 * chroma, _up(height * _up(3 * width, ROW_ALIGNMENT), ALIGNMENT)
-
-
-def _plan(header: Header, geometry: Geometry) -> Plan:
-    size, (across, down) = _facts(header)
-    height, width = size
-    rows, columns = _up(height, 8 * down), _up(width, 8 * across)
-    luma_pitch = _up(columns, ROW_ALIGNMENT)
-    chroma_pitch = _up(columns // across, ROW_ALIGNMENT)
-    luma = _up(rows * luma_pitch, ALIGNMENT)
-    chroma = _up(rows // down * chroma_pitch, ALIGNMENT)
-    planes = (0, luma, luma + chroma)
-    pitch = _up(3 * width, ROW_ALIGNMENT)
-    conversion = np.zeros(ycc.COLUMNS, np.int64)
-    pitches = (luma_pitch, chroma_pitch, pitch)
-    ycc.describe(conversion, planes, 0, pitches, size, (across, down))
-    entry = np.zeros(COLUMNS, np.int64)
-    pointer, to_below, to_right, *_ = upright(header.orientation, size, 0, (pitch, 3))
-    # Red is the last of BGR.
-    describe(entry, pointer + 2, (to_below, to_right, -1), geometry, 0)
-    decoded, converted = room(header)
-    return Plan(
-        conversion=conversion,
-        entry=entry,
-        decoded=decoded,
-        converted=converted,
+    luma, chroma = _up(columns, ROW_ALIGNMENT), _up(columns // across, ROW_ALIGNMENT)
+    pixels = _up(3 * width, ROW_ALIGNMENT)
+    return _Layout(
+        luma=_up(rows * luma, ALIGNMENT),
+        chroma=_up(rows // down * chroma, ALIGNMENT),
+        pixels=_up(height * pixels, ALIGNMENT),
+        pitches=(luma, chroma, pixels),
     )
 
 
-def _facts(header: Header) -> tuple[tuple[int, int], tuple[int, int]]:
+def _plan(header: Header, geometry: Geometry) -> Plan:
     assert header.stored is not None and header.sampling is not None
-    return header.stored, header.sampling
+    layout = _layout(header)
+    conversion = np.zeros(ycc.COLUMNS, np.int64)
+    planes = (0, layout.luma, layout.luma + layout.chroma)
+    ycc.describe(conversion, planes, 0, layout.pitches, header.stored, header.sampling)
+    entry = np.zeros(COLUMNS, np.int64)
+    strides = (layout.pitches[2], 3)
+    pointer, to_below, to_right, *_ = upright(header.orientation, header.stored, 0, strides)
+    # Red is the last of BGR.
+    describe(entry, pointer + 2, (to_below, to_right, -1), geometry, 0)
+    decoded, converted = room(header)
+    return Plan(conversion=conversion, entry=entry, decoded=decoded, converted=converted)
 
 
 def _up(value: int, step: int) -> int:

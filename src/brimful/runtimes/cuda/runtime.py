@@ -7,6 +7,7 @@ and hands their rows on. Neither works on single images.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -322,6 +323,8 @@ class TorchCudaRuntime:
     def _abandon(self, forward: _Forward, error: BaseException) -> None:
         """Give back what a forward holds that could not be launched, and tell why."""
         if forward.lane is not None:
+            with contextlib.suppress(RuntimeError):  # what was queued may still read its buffers
+                torch.cuda.synchronize(self._device)
             self._free.put(forward.lane)
         forward.done(None, error)
 

@@ -18,7 +18,7 @@ class CudaSlot:
     """A batch of encoded images and of rows of pixels, in any mixture.
 
     Rows of pixels are pinned memory, which the device reads in place. They are allocated when the
-    first image comes as pixels: of a folder of JPEGs none does.
+    first image comes as pixels: where the device decodes, none of a folder of JPEGs does.
     """
 
     def __init__(self, canvas: Size, capacity: int, channels: int) -> None:

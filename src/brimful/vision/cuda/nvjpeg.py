@@ -66,7 +66,6 @@ class NvJpeg:
             NvJpegError: This GPU has no JPEG engine.
             RuntimeFailedError: The library is not installed.
         """
-        self.batch = batch
         self._library = _load()
         self._handle = ctypes.c_void_p()
         self._state = ctypes.c_void_p()
@@ -153,8 +152,7 @@ def _load() -> Any:
             else:
                 raise RuntimeFailedError(
                     "nvJPEG is not installed: expected libnvjpeg.so beside torchvision, in the "
-                    "nvidia-nvjpeg package, or in the CUDA toolkit; install one of them, or decode "
-                    "on the CPU with decode=cpu"
+                    "nvidia-nvjpeg package, or in the CUDA toolkit; install one of them"
                 )
     return _loaded
 
