@@ -53,10 +53,10 @@ def ours(pictures: list[Any]) -> None:
         slot.inputs[0] = pictures[0]
         device = []
         for _ in range(WARM + RUNS):
-            piece = next(runtime._loader.pieces(slot, 1, {}))
+            piece = next(runtime._loaders[0].pieces(slot, 1, {}))
             with torch.cuda.stream(lane.stream):
                 start.record()
-                runtime._loader.load(piece, lane, graph, 0)
+                runtime._loaders[0].load(piece, lane, graph, 0)
                 graph.replay()
                 stop.record()
             stop.synchronize()

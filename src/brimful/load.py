@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,8 +15,8 @@ from brimful.models.model import ModelOptions, open_model
 from brimful.models.signature import SpecOverrides
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import Precision, RuntimeOptions
-from brimful.spec import Size, Task
-from brimful.vision.canvas import parse_canvas
+from brimful.spec import Task
+from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.decode import DecodeLimits
 from brimful.vision.postprocess import PostprocessConfig
 
@@ -109,7 +110,7 @@ def load(
             max_batch=None if batch == "auto" else batch,
             tune_batch=batch == "auto",
             memory=parse_bytes(gpu_mem) if isinstance(gpu_mem, str) else gpu_mem,
-            largest=_largest(canvas, imgsz),
+            policy=functools.partial(CanvasPolicy.for_model, canvas=canvas, imgsz=imgsz),
             postprocess=postprocess,
         ),
     )
@@ -125,9 +126,3 @@ def load(
             engine.close()
             raise
     return engine
-
-
-def _largest(canvas: str, imgsz: int | tuple[int, int] | None) -> Size | None:
-    """Return the largest canvas that a policy can choose, None for the model's own size."""
-    fixed = parse_canvas(canvas)[1]
-    return fixed or ((imgsz, imgsz) if isinstance(imgsz, int) else imgsz)

@@ -14,6 +14,7 @@ from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
 from brimful.load import load
 from brimful.models.model import ModelOptions, open_model
+from brimful.runtimes.cuda.driver import Driver
 from brimful.runtimes.cuda.runtime import TorchCudaRuntime
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.techniques import Techniques
@@ -217,7 +218,6 @@ def test_images_larger_than_an_arena_go_in_pieces_or_to_the_cpu() -> None:
     assert found[0].std() > 0.1
 
 
-@pytest.mark.xfail(reason="decode on the device is not reliable yet: benchmarks/NOTES.md")
 def test_an_image_that_the_engines_refuse_is_decoded_on_the_cpu() -> None:
     image = IMAGES[0]
     factor = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411]
@@ -247,16 +247,16 @@ def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.Monkey
     """The engine's contract with the runtime: a failed batch's images all get results."""
     import torch
 
-    launch = TorchCudaRuntime._launch
+    launch = Driver.launch
 
-    def failing(self: Any, forward: Any, idle_s: float) -> None:
-        if forward.count > 2:
+    def failing(self: Any, flight: Any, idle_s: float) -> None:
+        if flight.count > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        launch(self, forward, idle_s)
+        launch(self, flight, idle_s)
 
     with load(saved("yolo26n.yaml"), device="cuda", precision="fp16", batch=8) as engine:
         expected = [len(result) for result in engine.predict(IMAGES * 8)]
-        monkeypatch.setattr(TorchCudaRuntime, "_launch", failing)
+        monkeypatch.setattr(Driver, "launch", failing)
         results = list(engine.predict(IMAGES * 8))
     assert [result.error for result in results] == [None] * 16
     assert [len(result) for result in results] == expected

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from brimful.errors import RuntimeFailedError, UsageError
 from brimful.spec import ModelSpec, Size
+from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
@@ -58,8 +59,8 @@ class RuntimeOptions:
             (`max_batch` must be None); one that cannot chooses as ever.
         memory: Bytes of device memory that the process may hold, or None; only a runtime with a
             device of its own keeps it.
-        largest: (height, width) of the largest canvas that will be asked for; None is the model's
-            own size.
+        policy: Gives the canvases that images of a model will go to; None is one canvas of the
+            model's own size.
         postprocess: What a runtime that selects on its device selects with; None leaves the
             selection to the host.
     """
@@ -70,7 +71,7 @@ class RuntimeOptions:
     max_batch: int | None = None
     tune_batch: bool = False
     memory: int | None = None
-    largest: Size | None = None
+    policy: Callable[[ModelSpec], CanvasPolicy] | None = None
     postprocess: PostprocessConfig | None = None
 
     def __post_init__(self) -> None:

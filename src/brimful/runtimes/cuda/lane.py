@@ -89,6 +89,22 @@ class Lane:
             self._graphs.move_to_end((canvas, bucket))
         return graph
 
+    def run(self, graph: Graph, count: int, hosts: list[Tensor]) -> None:
+        """Queue a forward of what has been loaded; `finished` tells when it has ended.
+
+        Args:
+            graph: One of this lane's.
+            count: Images that are there.
+            hosts: Pinned memory, (at least count, ...), that gets `Graph.outputs`.
+        """
+        self.live_host[0] = count
+        with torch.cuda.stream(self.stream):
+            self.live.copy_(self.live_host, non_blocking=True)
+            graph.replay()
+            for host, output in zip(hosts, graph.outputs, strict=True):
+                host[:count].copy_(output[:count], non_blocking=True)
+            self.finished.record()
+
     def reserve(self, values: int) -> None:
         """Make room for the largest input, in values; graphs of a smaller buffer are dropped."""
         if values > self._input.numel():

@@ -20,7 +20,6 @@ from brimful.runtimes.cuda.lane import Graph, Lane
 from brimful.runtimes.cuda.plan import Plan, Plans, room
 from brimful.runtimes.cuda.ring import Arena, DecodeRing
 from brimful.runtimes.cuda.slot import CudaSlot
-from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS, describe, letterbox
 from brimful.vision.cuda.nvjpeg import NvJpeg, NvJpegError
@@ -35,6 +34,9 @@ from brimful.vision.letterbox import letterbox as host_letterbox
 
 ARENAS = 2
 """One is read while the other is written by the decoder."""
+
+
+SIZES_KEPT = 4096
 
 
 @dataclass(slots=True)
@@ -58,7 +60,6 @@ class Loader:
     """Decodes and places batches. One thread uses it, but any may ask `takes`.
 
     Attributes:
-        split: Which images the CPU decodes although the device could; told of every batch.
         repeated: Images that were decoded a second time, alone: the engines had refused or skipped
             them.
     """
@@ -80,9 +81,12 @@ class Loader:
         # The lanes' kernels fill the device. What prepares the next batch is small and must not
         # queue behind them, or decode and forward take turns instead of overlapping.
         self._stream: Any = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+        # The engines do not wait for a stream, so the host has to. It must not wait for the batch
+        # before, which is being placed meanwhile.
+        self._decoding: Any = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
         self._ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._plans = Plans()
-        self.split = DecodeSplit()
+        self._taken: dict[tuple[Size | None, tuple[int, int] | None], bool] = {}
         self.repeated = 0
         self._decoder: NvJpeg | None = None
         if pixel_bytes and channels == 3:
@@ -100,12 +104,18 @@ class Loader:
         return self._decoder is not None
 
     def takes(self, header: Header) -> bool:
-        """Whether an image of this header is decoded on the device: the split decides, too."""
+        """Whether an image of this header is decoded on the device."""
         if self._decoder is None or header.stored is None or not self._decoder.takes(header):
             return False
-        decoded, converted = room(header)
-        fits = decoded <= self._ring.size and converted <= self._pixels.numel()
-        return fits and self.split.to_device()
+        key = header.stored, header.sampling
+        fits = self._taken.get(key)
+        if fits is None:
+            decoded, converted = room(header)
+            fits = decoded <= self._ring.size and converted <= self._pixels.numel()
+            if len(self._taken) >= SIZES_KEPT:
+                self._taken.clear()
+            self._taken[key] = fits
+        return fits
 
     def pieces(self, slot: CudaSlot, count: int, errors: dict[int, str]) -> Iterator[Piece]:
         """Yield the first `count` images of a slot, in pieces that are ready to be read.
@@ -225,17 +235,17 @@ class Loader:
         self._marks_host.numpy()[:count] = planes
         unwritten = self._unwritten.numpy()[:count]
         unwritten[:] = 0
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._decoding):
             self._marks[:count].copy_(self._marks_host[:count], non_blocking=True)
             mark(self._marks, count=count, height=height)
-            self._stream.synchronize()  # the engines do not wait for the stream
+            self._decoding.synchronize()  # the engines do not wait for the stream
             pointers, pitches = planes[:, 0:3], planes[:, [4, 5, 5]]
             try:
-                self._decoder.decode(files, pointers, pitches, self._stream.cuda_stream)
+                self._decoder.decode(files, pointers, pitches, self._decoding.cuda_stream)
             except NvJpegError:
                 return set(range(count))
             find_unwritten(self._marks, self._unwritten, count=count, height=height)
-            self._stream.synchronize()
+            self._decoding.synchronize()
         return set(np.flatnonzero(unwritten).tolist())
 
     def _rows_of_pixels(self, slot: CudaSlot, positions: list[int]) -> NDArray[np.int64]:

@@ -1,19 +1,16 @@
 """The `torch` runtime on CUDA: encoded images in, selected rows out, everything else on the device.
 
-Two threads: the driver decodes a batch while the lanes compute the ones before it, then queues
+Its threads: each driver decodes a batch while the lanes compute the ones before it, then queues
 letterbox, forward and selection on a lane that is free; the finisher waits for the lanes in turn
-and hands their rows on. Neither works on single images.
+and hands their rows on. None works on single images.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,55 +20,42 @@ from brimful.errors import RuntimeFailedError
 from brimful.models.artifact import artifact, digest_of
 from brimful.models.model import Model
 from brimful.runtimes.cuda.budget import Budget, knee, sizes_to_try
-from brimful.runtimes.cuda.lane import Graph, Lane
+from brimful.runtimes.cuda.driver import STAGES, Driver, buckets
+from brimful.runtimes.cuda.flight import Flight
+from brimful.runtimes.cuda.lane import Lane
 from brimful.runtimes.cuda.loader import Loader
 from brimful.runtimes.cuda.network import CudaNetwork
 from brimful.runtimes.cuda.slot import CudaSlot
+from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
 from brimful.runtimes.runtime import (
     Done,
     InputFormat,
     OutOfMemoryError,
-    Outputs,
     RuntimeOptions,
     Slot,
 )
 from brimful.runtimes.torch_eager import cuda_device
 from brimful.spec import ModelSpec, Size
 from brimful.vision.header import Header
-from brimful.vision.heads.selected import Selected
 
 LANES = 2
 """Forwards in flight: one computes while the next is queued behind it."""
 
+DRIVERS = 2
+"""Batches that are decoded and launched at the same time."""
+
 DEFAULT_BATCH = 64
 
 PIXEL_BYTES = 32 * 2**20
-"""Decoded images of a batch have at least so much room: 10 megapixels."""
+"""A driver has at least so much room for decoded images: 10 megapixels."""
 
 PIXEL_BYTES_PER_IMAGE = 2**20
 """And so much for each image of a batch: VGA and a little more. Larger ones go in pieces."""
 
 
-@dataclass(slots=True)
-class _Forward:
-    """A batch on its way through the device."""
-
-    slot: CudaSlot
-    count: int
-    done: Done
-    errors: dict[int, str] = field(default_factory=dict)
-    lane: Lane | None = None
-    graph: Graph | None = None
-
-
 class TorchCudaRuntime:
-    """Executes a checkpoint's network with captured graphs of fused kernels.
-
-    Attributes:
-        timings: Seconds that the driver has spent on decoding, on waiting for a free lane, and on
-            launching. It waits where the model limits, and does not where decode does.
-    """
+    """Executes a checkpoint's network with captured graphs of fused kernels."""
 
     name = "torch"
     input_format: InputFormat = "hwc_u8"
@@ -99,29 +83,58 @@ class TorchCudaRuntime:
             self._network = self._open_network(model, options)
             self.spec: ModelSpec = self._network.spec
             self._select = options.postprocess if techniques.select else None
-            self._largest = options.largest or self.spec.imgsz
-            self._loader = Loader(
-                1, self.spec.channels, 0, self._device
-            )  # until the batch is known
+            policy = options.policy(self.spec) if options.policy else None
+            self._largest = policy.imgsz if policy else self.spec.imgsz
+            self._canvases = policy.canvases() if policy else None
+            self._split = DecodeSplit()
+            self._loaders: list[Loader] = []  # until the batch is known
             try:
                 self._fit(model, options)
             except BaseException:
                 self._give_back()
                 raise
-        self.timings = dict.fromkeys(("decode", "wait for the model", "launch"), 0.0)
-        self._submitted: queue.SimpleQueue[_Forward | None] = queue.SimpleQueue()
-        self._flying: queue.SimpleQueue[_Forward | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=target, name=f"brimful-cuda-{name}", daemon=True)
-            for name, target in (("driver", self._drive), ("finisher", self._finish))
+        self._submitted: queue.SimpleQueue[Flight | None] = queue.SimpleQueue()
+        self._flying: queue.SimpleQueue[Flight | None] = queue.SimpleQueue()
+        self._drivers = [
+            Driver(
+                loader,
+                self._free,
+                self._split,
+                self._select,
+                launched=self._flying.put,
+                failed=self._abandon,
+            )
+            for loader in self._loaders
         ]
+        self._threads = [threading.Thread(target=self._finish, name="brimful-cuda-finisher")]
+        for i, driver in enumerate(self._drivers):
+            name = f"brimful-cuda-driver-{i}"
+            self._threads.append(threading.Thread(target=self._drive, args=(driver,), name=name))
         for thread in self._threads:
+            thread.daemon = True
             thread.start()
 
     @property
     def decodes(self) -> Callable[[Header], bool] | None:
         """Tells whether the device decodes an image of this header."""
-        return self._loader.takes if self._loader.decodes else None
+        return self._takes if self._loaders[0].decodes else None
+
+    def _takes(self, header: Header) -> bool:
+        return self._loaders[0].takes(header) and self._split.to_device()
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds that the drivers have spent on each of `driver.STAGES`, on average."""
+        count = len(self._drivers)
+        return {
+            stage: sum(driver.timings[stage] for driver in self._drivers) / count
+            for stage in STAGES
+        }
+
+    @property
+    def repeated(self) -> int:
+        """Images that were decoded a second time; see `Loader.repeated`."""
+        return sum(loader.repeated for loader in self._loaders)
 
     def allocate(self, canvas: Size, *, capacity: int | None = None) -> CudaSlot:
         """Make a slot; the first of a canvas captures all of its graphs.
@@ -130,15 +143,13 @@ class TorchCudaRuntime:
         """
         count = capacity or self.max_batch
         with self._preparing:
-            if (canvas, count) not in self._prepared:
-                self._prepare(canvas, count)
-                self._prepared.add((canvas, count))
+            self._prepare(canvas, count)
         return CudaSlot(canvas, count, self.spec.channels)
 
     def submit(self, slot: Slot, count: int, done: Done) -> None:
         """Start the forward of the first `count` images, rounded up to the next graph."""
         assert isinstance(slot, CudaSlot)
-        self._submitted.put(_Forward(slot, count, done))
+        self._submitted.put(Flight(slot, count, done))
 
     def describe(self) -> dict[str, str | int]:
         """Return the version, device, precision and where images are decoded."""
@@ -154,7 +165,8 @@ class TorchCudaRuntime:
 
     def close(self) -> None:
         """Drop graphs and network and give their memory back."""
-        self._submitted.put(None)
+        for _ in self._drivers:
+            self._submitted.put(None)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=10)
@@ -194,9 +206,11 @@ class TorchCudaRuntime:
             self._open_lanes(batch)
             if self._budget is not None or options.tune_batch:
                 self._prepare(self._largest, batch)
-                self._prepared.add((self._largest, batch))
             if options.tune_batch:
                 self._tune(model)
+            if self._budget is not None:
+                for canvas in self._canvases or (self._largest,):
+                    self._prepare(canvas, self.max_batch)
             return True
         except (torch.OutOfMemoryError, OutOfMemoryError):
             pass  # its traceback still holds tensors: they go with it, before the memory is freed
@@ -215,11 +229,12 @@ class TorchCudaRuntime:
         self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         for lane in self._lanes:
             self._free.put(lane)
-        self._loader, self._decode_note = self._open_loader()
+        self._loaders, self._decode_note = self._open_loaders()
 
     def _close_lanes(self) -> None:
         torch.cuda.synchronize(self._device)
-        self._loader.close()
+        for loader in self._loaders:
+            loader.close()
         for lane in self._lanes:
             lane.clear()
         self._lanes.clear()
@@ -257,98 +272,66 @@ class TorchCudaRuntime:
         self._network.compile(images)
         self._network(images)
 
-    def _open_loader(self) -> tuple[Loader, str]:
-        """Return a loader with the device's decoder, or without where there is none."""
-        channels = self.spec.channels
-        if not self._techniques.decode or self.spec.task == "classify" or channels != 3:
-            return Loader(self.max_batch, channels, 0, self._device), "cpu"
-        room = max(PIXEL_BYTES, self.max_batch * PIXEL_BYTES_PER_IMAGE)
-        if self._budget is not None:
-            room = min(room, self._budget.limit // 32)
-        try:
-            return Loader(self.max_batch, channels, room, self._device), "gpu"
-        except RuntimeFailedError as error:
-            return Loader(self.max_batch, channels, 0, self._device), f"cpu ({error})"
-
-    # Driver -----------------------------------------------------------------------------------
-
-    def _drive(self) -> None:
-        """Decode and launch what is submitted, until told to stop."""
-        while True:
-            begun = time.perf_counter()
-            forward = self._submitted.get()
-            if forward is None:
-                break
+    def _open_loaders(self) -> tuple[list[Loader], str]:
+        """Return loaders with the device's decoder, or without where there is none."""
+        channels, batch = self.spec.channels, self.max_batch
+        note = "cpu"
+        if self._techniques.decode and self.spec.task != "classify" and channels == 3:
+            room = max(PIXEL_BYTES, batch * PIXEL_BYTES_PER_IMAGE)
+            if self._budget is not None:
+                room = min(room, self._budget.limit // (32 * DRIVERS))
+            loaders: list[Loader] = []
             try:
-                with torch.cuda.device(self._device), torch.inference_mode():
-                    self._launch(forward, time.perf_counter() - begun)
-            except torch.OutOfMemoryError as error:
-                self._abandon(forward, OutOfMemoryError(str(error)))
-            except BaseException as error:
-                self._abandon(forward, error)
-            else:
-                self._flying.put(forward)
-            del forward  # an idle thread keeps no image alive
+                for _ in range(DRIVERS):
+                    loaders.append(Loader(batch, channels, room, self._device))
+                return loaders, "gpu"
+            except RuntimeFailedError as error:
+                for loader in loaders:
+                    loader.close()
+                note = f"cpu ({error})"
+        return [Loader(batch, channels, 0, self._device) for _ in range(DRIVERS)], note
+
+    def _drive(self, driver: Driver) -> None:
+        """Run a driver, until told to stop."""
+        driver.loop(self._submitted, self._device)
         self._flying.put(None)
 
-    def _launch(self, forward: _Forward, idle_s: float) -> None:
-        slot, count = forward.slot, forward.count
-        begun = time.perf_counter()
-        pieces = self._loader.pieces(slot, count, forward.errors)
-        first = next(pieces, None)  # decodes while the lanes are busy
-        decoded = time.perf_counter()
-        lane = forward.lane = self._free.get()
-        waited = time.perf_counter()
-        bucket = next(size for size in buckets(slot.capacity) if size >= count)
-        graph = lane.graph(slot.canvas, bucket) or lane.capture(slot.canvas, bucket, self._select)
-        forward.graph = graph
-        loaded = 0
-        if first is not None:
-            for piece in itertools.chain((first,), pieces):
-                loaded = self._loader.load(piece, lane, graph, loaded)
-        lane.live_host[0] = count
-        with torch.cuda.stream(lane.stream):
-            lane.live.copy_(lane.live_host, non_blocking=True)
-            graph.replay()
-            hosts = slot.host_outputs(graph.outputs)
-            for host, output in zip(hosts, graph.outputs, strict=True):
-                host[:count].copy_(output[:count], non_blocking=True)
-            lane.finished.record()
-        launched = time.perf_counter()
-        self._loader.split.observe(decode_s=decoded - begun, wait_s=waited - decoded, idle_s=idle_s)
-        self.timings["decode"] += decoded - begun
-        self.timings["wait for the model"] += waited - decoded
-        self.timings["launch"] += launched - waited
-
-    def _abandon(self, forward: _Forward, error: BaseException) -> None:
-        """Give back what a forward holds that could not be launched, and tell why."""
-        if forward.lane is not None:
+    def _abandon(self, flight: Flight, error: BaseException) -> None:
+        """Give back what a batch holds that could not be launched, and tell why."""
+        if flight.lane is not None:
             with contextlib.suppress(RuntimeError):  # what was queued may still read its buffers
                 torch.cuda.synchronize(self._device)
-            self._free.put(forward.lane)
-        forward.done(None, error)
+            self._free.put(flight.lane)
+        flight.done(None, error)
 
     # Finisher ---------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Wait for the lanes in turn and hand on what they found, until told to stop."""
-        while (forward := self._flying.get()) is not None:
-            lane = forward.lane
+        """Wait for the lanes in turn and hand on what they found, until the drivers stop."""
+        running = len(self._drivers)
+        while running:
+            flight = self._flying.get()
+            if flight is None:
+                running -= 1
+                continue
+            lane = flight.lane
             assert lane is not None
             try:
                 lane.finished.synchronize()
-                outputs = _collect(forward)
+                outputs = flight.collect()
             except BaseException as error:
-                self._abandon(forward, error)
+                self._abandon(flight, error)
             else:
                 self._free.put(lane)
-                forward.done(outputs, None)
-            del forward, lane
+                flight.done(outputs, None)
+            del flight, lane
 
     # Captures ---------------------------------------------------------------------------------
 
     def _prepare(self, canvas: Size, capacity: int) -> None:
-        """Capture every graph of a canvas, the largest first: the others fit its memory."""
+        """Capture every graph of a canvas, once, the largest first: the others fit its memory."""
+        if (canvas, capacity) in self._prepared:
+            return
         # What runs on a stream that captures becomes part of the graph: take the lanes away first.
         lanes = [self._free.get() for _ in self._lanes]
         try:
@@ -360,30 +343,9 @@ class TorchCudaRuntime:
                         lane.capture(canvas, bucket, self._select)
                 torch.cuda.synchronize()
                 torch.cuda.empty_cache()  # what the warm-up took
+            self._prepared.add((canvas, capacity))
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(str(error)) from error
         finally:
             for lane in lanes:
                 self._free.put(lane)
-
-
-def buckets(capacity: int) -> list[int]:
-    """Return the batch sizes that have a graph: powers of four, half the capacity, the capacity."""
-    sizes = {1, capacity, max(1, capacity // 2)}
-    size = 4
-    while size < capacity // 2:
-        sizes.add(size)
-        size *= 4
-    return sorted(sizes)
-
-
-def _collect(forward: _Forward) -> Outputs:
-    """Return what a forward that has run found."""
-    graph, count = forward.graph, forward.count
-    assert graph is not None
-    arrays = [host.numpy()[:count] for host in forward.slot.outputs]
-    if graph.select is not None:
-        return Selected(rows=graph.select.rows(count), arrays=arrays, errors=forward.errors)
-    if forward.errors:  # the engine runs the others again, each on its own
-        raise RuntimeFailedError("; ".join(forward.errors.values()))
-    return arrays

@@ -1,68 +1,139 @@
 """DecodeSplit: which images CPU threads decode beside the device's engines. Pure policy.
 
-A batch passes three places that may limit: the engines, the model, and the host that brings
-images. The driver's time tells which: it decodes, or waits for a free lane because the model is
-slower, or waits for a batch because the host is. Only while the engines limit is it worth a CPU
-thread's time to decode for them; the share grows in small steps until something else limits, so it
-settles where engines and threads are both full.
+Whether a CPU thread's help is worth its time can only be told by trying: threads that decode also
+hold the interpreter from the driver, and then all is slower although the engines have less to do
+(benchmarks/NOTES.md). So the share is raised by a step, and stays raised only if more images came
+through than before: hill climbing on the rate. It is not tried where the model or the host limits,
+which the drivers' waiting tells.
 """
 
 from __future__ import annotations
 
-STEP = 0.02
-"""Change of the share after a batch."""
+import threading
+import time
+from collections.abc import Callable
 
-MOST = 0.9
+STEP = 0.05
+"""Change of the share at a time."""
+
+MOST = 0.8
 """Largest share: the engines always take part, so that their rate stays known."""
 
-WAITING = 0.1
-"""Share of the driver's time, waiting for lanes, above which the model limits."""
+WAITING = 0.2
+"""Share of the drivers' time, waiting for a lane or a batch, above which decode does not limit."""
 
-IDLE = 0.1
-"""Share of the driver's time, waiting for batches, above which the host limits."""
+GAIN = 1.025
+"""Rate over the rate before, below which a step was not worth it."""
 
-MEMORY = 0.8
-"""Weight of the past in the averages: a single batch says little."""
+WINDOW_BATCHES = 24
+WINDOW_S = 0.3
+"""A rate is measured over so many batches and so long at least."""
+
+SETTLING = 8
+"""Batches after a change that were, in part, on their way before it."""
+
+HOPELESS = 0.8
+"""Rate over the rate before, below which a step is taken back at once..."""
+
+HOPELESS_BATCHES = 6
+"""...which so many batches tell."""
+
+LONGEST_PAUSE = 64
+"""Windows between two attempts at most; the pause doubles with every attempt that failed."""
 
 
 class DecodeSplit:
-    """The share of images that CPU threads decode, learnt from the driver's time."""
+    """The share of images that CPU threads decode, learnt by trying. Any thread may call."""
 
-    def __init__(self) -> None:
-        """Start with everything on the device."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with everything on the device.
+
+        Args:
+            clock: Seconds, monotonic.
+        """
         self.share = 0.0
         self._owed = 0.0
-        self._decode = self._wait = self._idle = 0.0
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._before: float | None = None  # the rate before the step that is being tried
+        self._pause = self._paused = 1
+        self._skip = SETTLING
+        self._restart()
 
     def to_device(self) -> bool:
         """Whether the next image goes to the device's engines.
 
         The images for the CPU are spread evenly among the others.
         """
-        self._owed += self.share
-        if self._owed < 1:
+        if not self.share:
             return True
-        self._owed -= 1
-        return False
+        with self._lock:
+            self._owed += self.share
+            if self._owed < 1:
+                return True
+            self._owed -= 1
+            return False
 
-    def observe(self, *, decode_s: float, wait_s: float, idle_s: float) -> None:
+    def observe(self, images: int, *, decode_s: float, wait_s: float, idle_s: float) -> None:
         """Learn from a batch.
 
         Args:
-            decode_s: Seconds the driver was decoding it.
-            wait_s: Seconds it then waited for a lane.
-            idle_s: Seconds it had waited for the batch.
+            images: In it.
+            decode_s: Seconds its driver was decoding it.
+            wait_s: Seconds the driver then waited for a lane.
+            idle_s: Seconds the driver had waited for the batch.
         """
-        self._decode = MEMORY * self._decode + (1 - MEMORY) * decode_s
-        self._wait = MEMORY * self._wait + (1 - MEMORY) * wait_s
-        self._idle = MEMORY * self._idle + (1 - MEMORY) * idle_s
-        total = self._decode + self._wait + self._idle
-        if total <= 0:
+        with self._lock:
+            if self._skip:
+                self._skip -= 1
+                if not self._skip:
+                    self._restart()
+                return
+            self._batches += 1
+            self._images += images
+            self._total += decode_s + wait_s + idle_s
+            self._waiting += wait_s + idle_s
+            elapsed = self._clock() - self._since
+            full = self._batches >= WINDOW_BATCHES and elapsed >= WINDOW_S
+            if full or self._hopeless(elapsed):
+                self._decide(self._images / elapsed)
+                self._restart()
+
+    def _hopeless(self, elapsed: float) -> bool:
+        """Whether the step that is being tried does much harm."""
+        if self._before is None or self._batches < HOPELESS_BATCHES:
+            return False
+        return self._images < HOPELESS * self._before * elapsed
+
+    def _restart(self) -> None:
+        """Begin a window."""
+        self._batches = self._images = 0
+        self._total = self._waiting = 0.0
+        self._since = self._clock()
+
+    def _decide(self, rate: float) -> None:
+        """Keep, raise or lower the share after a window of this rate."""
+        if self._before is not None and rate <= GAIN * self._before:
+            self._before = None
+            self._pause = self._paused = min(LONGEST_PAUSE, 2 * self._pause)
+            self._move(-STEP)
             return
-        if self._idle > IDLE * total or self._wait > WAITING * total:
-            change = -STEP
-        elif self._idle + self._wait < IDLE / 2 * total:
-            change = STEP
-        else:
+        if self._waiting > WAITING * self._total:
+            self._before = None
+            self._move(-STEP)
             return
-        self.share = min(MOST, max(0.0, self.share + change))
+        if self._before is not None:
+            self._pause = self._paused = 1
+        elif self._paused:
+            self._paused -= 1
+            return
+        self._before = rate if self._move(STEP) else None
+
+    def _move(self, change: float) -> bool:
+        """Change the share; return whether there was room to."""
+        share = round(min(MOST, max(0.0, self.share + change)), 6)
+        if share == self.share:
+            return False
+        self.share = share
+        self._skip = SETTLING
+        return True

@@ -19,7 +19,7 @@ class Techniques:
         select: Confidence cut, NMS and compaction run on the device; off, on the host.
     """
 
-    decode: bool = False
+    decode: bool = True
     graphs: bool = True
     fused: bool = True
     select: bool = True
