@@ -105,6 +105,7 @@ def alone(name: str, folder: Path, batch: int) -> None:
     from brimful.runtimes.cuda.loader import Loader
     from brimful.runtimes.cuda.slot import CudaSlot
     from brimful.vision.canvas import CanvasPolicy
+    from brimful.vision.cuda.nvjpeg import NvJpeg
     from brimful.vision.decode import read_encoded
 
     files = sorted(folder.glob("*.jpg"))
@@ -129,7 +130,8 @@ def alone(name: str, folder: Path, batch: int) -> None:
         slot = CudaSlot(canvas, batch, 3)
         for position, (one, geometry) in enumerate(zip(encoded, geometries, strict=True)):
             slot.put(position, one, geometry)
-        loader = Loader(batch, 3, max(32, batch) * 2**20, runtime._device)
+        decoder, room = NvJpeg(batch), max(32, batch) * 2**20
+        loader = Loader(batch, 3, runtime._device, decoder=decoder, pixel_bytes=room)
 
         def decodes() -> int:
             for piece in loader.pieces(slot, batch, {}):

@@ -20,6 +20,7 @@ from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.techniques import Techniques
 from brimful.runtimes.runtime import Precision, RuntimeOptions
 from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.cuda.nvjpeg import NvJpeg
 from brimful.vision.letterbox import letterbox
 from brimful.vision.postprocess import PostprocessConfig
 from model_files import saved
@@ -127,7 +128,7 @@ def test_decode_on_the_device_agrees_with_the_cpu(orientation: int) -> None:
     expected = np.empty((*canvas, 3), np.uint8)
     letterbox(decode(data), geometry, expected)
     with torch.cuda.device(0):
-        loader = Loader(4, 3, 64 * 2**20, torch.device("cuda:0"))
+        loader = Loader(4, 3, torch.device("cuda:0"), decoder=NvJpeg(4), pixel_bytes=64 * 2**20)
         assert loader.takes(encoded.header)
         slot = CudaSlot(canvas, 4, 3)
         slot.put(2, encoded, geometry)
@@ -203,10 +204,11 @@ def test_images_larger_than_an_arena_go_in_pieces_or_to_the_cpu() -> None:
     assert encoded.header.size is not None
     geometry = CanvasPolicy().place(encoded.header.size)
     with torch.cuda.device(0):
-        small = Loader(8, 3, 2 * 2**20, torch.device("cuda:0"))
+        decoder, device = NvJpeg(8), torch.device("cuda:0")
+        small = Loader(8, 3, device, decoder=decoder, pixel_bytes=2 * 2**20)
         assert not small.takes(encoded.header)
         small.close()
-        loader = Loader(8, 3, 6 * 2**20, torch.device("cuda:0"))
+        loader = Loader(8, 3, device, decoder=decoder, pixel_bytes=6 * 2**20)
         slot = CudaSlot(geometry.canvas, 8, 3)
         for position in range(8):
             slot.put(position, encoded, geometry)

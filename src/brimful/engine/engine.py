@@ -72,16 +72,16 @@ class Engine:
         self.spec: ModelSpec = runtime.spec
         self._policy = CanvasPolicy.for_model(self.spec, self.config.canvas, self.config.imgsz)
         self._preprocess = HostPreprocess(
-            self.spec, self._policy, self.config.limits, runtime.decodes
+            self.spec, self._policy, self.config.limits, runtime.decodes, runtime.memory_for
         )
         self._postprocess = build_postprocess(self.spec, self.config.postprocess)
         self._workers = self.config.workers or min(8, available_cpus())
         canvases = self._policy.canvases()
-        # Enough for what runs, one ahead, one in postprocess, and an open batch per canvas; and,
-        # where batches are small, for the batcher to find several of the same canvas.
+        # Enough for what runs, what is ahead, one in postprocess, and an open batch per canvas;
+        # and, where batches are small, for the batcher to find several of the same canvas.
         open_batches = len(canvases) if canvases is not None else 4
         open_batches = max(open_batches, LOOKAHEAD // runtime.max_batch)
-        self._slots = runtime.concurrency + 2 + open_batches
+        self._slots = runtime.concurrency + runtime.ahead + 1 + open_batches
         self._stats = StageStats()
         self._lock = threading.Lock()
         self._closed = False

@@ -188,8 +188,8 @@ class Pipeline:
         now = self._clock()
         running = len(self._flights)
         idle = max(0, self._runtime.concurrency - running)
-        # One batch more than runs, so that the device finds the next without asking.
-        ahead = max(0, self._runtime.concurrency + 1 - running)
+        # More than run, so that the device finds the next without asking.
+        ahead = max(0, self._runtime.concurrency + self._runtime.ahead - running)
         flights = [
             self._flights.launch(batch, self._batches.take(batch), now)
             for batch in self._batcher.due(now, idle=idle, ahead=ahead)

@@ -14,7 +14,7 @@ from brimful.runtimes.runtime import Slot
 from brimful.sources.image import Pixels, SourceImage
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
-from brimful.vision.decode import DecodeLimits, decode_pixels, read_encoded
+from brimful.vision.decode import DecodeLimits, MemoryFor, decode_pixels, read_encoded
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
@@ -38,6 +38,7 @@ class HostPreprocess:
         policy: CanvasPolicy,
         limits: DecodeLimits,
         decodes: Callable[[Header], bool] | None = None,
+        memory_for: MemoryFor | None = None,
     ) -> None:
         """Keep what decides canvas and pixels.
 
@@ -46,11 +47,13 @@ class HostPreprocess:
             policy: Chooses the canvas.
             limits: How large an image may be.
             decodes: `Runtime.decodes`.
+            memory_for: `Runtime.memory_for`.
         """
         self._policy = policy
         self._limits = limits
         self._crop = spec.task == "classify"
         self._decodes = decodes
+        self._memory_for = memory_for
         self._placed: dict[Size, Geometry] = {}
 
     def decode(self, image: SourceImage) -> Pixels | Encoded:
@@ -63,7 +66,7 @@ class HostPreprocess:
         if isinstance(payload, np.ndarray):
             return _checked(payload)
         if isinstance(payload, _TO_READ):
-            encoded = read_encoded(payload, self._limits)
+            encoded = read_encoded(payload, self._limits, self._memory_for)
             if (
                 self._decodes is not None
                 and len(encoded.data) <= ENCODED_BYTES

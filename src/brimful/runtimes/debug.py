@@ -35,7 +35,7 @@ from brimful.runtimes.runtime import (
 )
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
-from brimful.vision.decode import decode_pixels
+from brimful.vision.decode import MemoryFor, decode_pixels
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
@@ -105,6 +105,8 @@ class DebugRuntime:
 
     name = "debug"
     input_format: InputFormat = "hwc_u8"
+    ahead = 1
+    memory_for: MemoryFor | None = None
 
     def __init__(
         self,

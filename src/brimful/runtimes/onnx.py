@@ -35,7 +35,9 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     input_format: InputFormat = "chw_f32"
+    ahead = 1
     decodes = None
+    memory_for = None
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Load a model file.

@@ -54,7 +54,9 @@ class OpenVinoRuntime:
 
     name = "openvino"
     input_format: InputFormat = "hwc_u8"
+    ahead = 1
     decodes = None
+    memory_for = None
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Read a model file; networks are compiled as canvases come.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from brimful.errors import RuntimeFailedError, UsageError
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.decode import MemoryFor
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
@@ -172,6 +173,7 @@ class Runtime(Protocol):
         input_format: What a slot's input holds.
         max_batch: Images a slot holds.
         concurrency: Forwards worth having in flight; fewer leave the device idle.
+        ahead: Batches worth submitting beyond those, for the runtime to prepare meanwhile.
     """
 
     name: str
@@ -179,6 +181,7 @@ class Runtime(Protocol):
     input_format: InputFormat
     max_batch: int
     concurrency: int
+    ahead: int
 
     @property
     def decodes(self) -> Callable[[Header], bool] | None:
@@ -186,6 +189,11 @@ class Runtime(Protocol):
 
         The header has a size. What is not taken comes as pixels, also into the same batch.
         """
+        ...
+
+    @property
+    def memory_for(self) -> MemoryFor | None:
+        """Gives memory from which the device reads an encoded image fastest; None: any will do."""
         ...
 
     def allocate(self, canvas: Size, *, capacity: int | None = None) -> Slot:

@@ -46,7 +46,9 @@ class TorchRuntime:
 
     input_format: InputFormat = "hwc_u8"
     decodes = None
+    memory_for = None
     concurrency = 1
+    ahead = 1
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Load a checkpoint or a TorchScript file onto a device.

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ from brimful.vision.encoded import Encoded
 from brimful.vision.header import Header, read_header, read_size
 
 __all__ = ["DecodeLimits", "decode", "decode_pixels", "read_encoded", "read_file", "read_size"]
+
+MemoryFor = Callable[[int], memoryview | None]
+"""Returns memory of so many bytes to read an image into, or None where there is none for it."""
 
 _KNOWN = "JPEG, PNG, WebP, BMP or TIFF"
 
@@ -77,18 +81,24 @@ def decode(payload: str | Path | bytes, limits: DecodeLimits = DecodeLimits()) -
     return decode_pixels(read_encoded(payload, limits))
 
 
-def read_encoded(payload: str | Path | bytes, limits: DecodeLimits = DecodeLimits()) -> Encoded:
+def read_encoded(
+    payload: str | Path | bytes,
+    limits: DecodeLimits = DecodeLimits(),
+    memory_for: MemoryFor | None = None,
+) -> Encoded:
     """Read an image and check all that can be checked without decoding it.
 
     Args:
         payload: A file, or the encoded bytes.
         limits: What is too large.
+        memory_for: Gives the memory to read a file into, as `Runtime.memory_for`.
 
     Raises:
         ImageError: The file cannot be read, is no image, is visibly truncated or exceeds the
             limits.
     """
-    data = payload if isinstance(payload, bytes) else read_file(payload, limits)
+    data: bytes | memoryview
+    data = payload if isinstance(payload, bytes) else read_file(payload, limits, memory_for)
     if not data:
         raise ImageError("the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
@@ -122,8 +132,16 @@ def decode_pixels(encoded: Encoded) -> Pixels:
     return _decode_with_opencv(data, header)
 
 
-def read_file(path: str | Path, limits: DecodeLimits = DecodeLimits()) -> bytes:
+def read_file(
+    path: str | Path, limits: DecodeLimits = DecodeLimits(), memory_for: MemoryFor | None = None
+) -> bytes | memoryview:
     """Read a whole file with one open and, on local disks, one read.
+
+    Args:
+        path: The file.
+        limits: What is too large.
+        memory_for: Gives memory to read to, as `Runtime.memory_for`; what it has none for, and
+            what is no ordinary file, comes as bytes.
 
     Raises:
         ImageError: There is no such file, it is no regular file, it is unreadable or too large.
@@ -137,6 +155,11 @@ def read_file(path: str | Path, limits: DecodeLimits = DecodeLimits()) -> bytes:
         # interpreter more than the seek. Whatever looks odd is looked at again, with care.
         size = os.lseek(descriptor, 0, os.SEEK_END)
         if 0 < size <= min(limits.max_bytes, _ORDINARY):
+            memory = None if memory_for is None else memory_for(size)
+            if memory is not None:
+                if os.preadv(descriptor, [memory], 0) == size:
+                    return memory
+                return _read_carefully(descriptor, limits)
             data = os.pread(descriptor, size, 0)
             if len(data) == size:
                 return data
@@ -168,7 +191,7 @@ def _read_carefully(descriptor: int, limits: DecodeLimits) -> bytes:
         raise ImageError(f"the file cannot be read: {error.strerror or error}") from None
 
 
-def _decode_with_opencv(data: bytes, header: Header) -> Pixels:
+def _decode_with_opencv(data: bytes | memoryview, header: Header) -> Pixels:
     try:
         pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -194,8 +217,12 @@ def _check_size(header: Header, limits: DecodeLimits) -> None:
         )
 
 
-def _check_complete(data: bytes, header: Header) -> None:
+def _check_complete(data: bytes | memoryview, header: Header) -> None:
     """Refuse data that visibly misses its end, whatever the decoder would make of it."""
+    if isinstance(data, memoryview):
+        if header.format == "JPEG" and header.scan and bytes(data[-2:]) == b"\xff\xd9":
+            return  # nearly all
+        data = bytes(data)
     if header.format == "JPEG" and data.rfind(b"\xff\xd9") < max(header.scan, 2):
         what = "it has no image data" if not header.scan else "the end marker is missing"
         raise ImageError(f"the JPEG is truncated: {what} ({len(data)} bytes came)")
@@ -211,7 +238,8 @@ def _too_many_bytes(size: int, limits: DecodeLimits) -> str:
     return f"the file has {size} bytes; the limit (max_bytes) is {limits.max_bytes}"
 
 
-def _unknown(data: bytes) -> str:
+def _unknown(data: bytes | memoryview) -> str:
+    data = bytes(data[:16])
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return f"this is a GIF, which is not decoded as an image; expected {_KNOWN}"
     return f"this is not an image: expected {_KNOWN}, but it starts with {data[:12]!r}"

@@ -12,10 +12,10 @@ class Encoded:
     """An image that was read but not decoded.
 
     Attributes:
-        data: The whole file.
+        data: The whole file; a view of memory that came with `Runtime.memory_for`, if it did.
         header: What its header says. The size is there and within the limits, and the data has
             its end.
     """
 
-    data: bytes
+    data: bytes | memoryview
     header: Header

@@ -67,14 +67,16 @@ class Header:
         return self.stored[1], self.stored[0]
 
 
-def read_header(data: bytes) -> Header | None:
+def read_header(data: bytes | memoryview) -> Header | None:
     """Return the header of an encoded image, or None when it is none of the known formats.
 
     A damaged header gives a Header without a size: no exception leaves this function.
     """
     try:
-        if data.startswith(b"\xff\xd8\xff"):
+        if data[:3] == b"\xff\xd8\xff":
             return _jpeg(data)
+        if isinstance(data, memoryview):
+            data = bytes(data)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             return _png(data)
         if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -84,7 +86,7 @@ def read_header(data: bytes) -> Header | None:
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return Header("TIFF", *_tiff(data))
     except (struct.error, IndexError):  # the header is longer than the data
-        return Header(_format_of(data), None)
+        return Header(_format_of(bytes(data[:2])), None)
     return None
 
 
@@ -107,11 +109,13 @@ def _format_of(data: bytes) -> ImageFormat:
     return first.get(data[:2], "BMP" if data[:2] == b"BM" else "TIFF")
 
 
-def _jpeg(data: bytes) -> Header:
-    key = data[:_KEY]
+def _jpeg(data: bytes | memoryview) -> Header:
+    key = bytes(data[:_KEY])
     known = _seen.get(key)
-    if known is not None and data.startswith(known[0]):
+    if known is not None and data[: len(known[0])] == known[0]:
         return known[1]
+    if isinstance(data, memoryview):
+        data = bytes(data)
     header = _read_jpeg(data)
     if header.scan and header.scan <= _LONGEST_KEPT:
         if len(_seen) >= _KEPT:

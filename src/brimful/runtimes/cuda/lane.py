@@ -57,7 +57,13 @@ class Lane:
     """A stream, its buffers, and its graphs."""
 
     def __init__(
-        self, network: CudaNetwork, capacity: int, device: Any, *, captures: bool = True
+        self,
+        network: CudaNetwork,
+        capacity: int,
+        device: Any,
+        stream: Any,
+        *,
+        captures: bool = True,
     ) -> None:
         """Make the buffers that do not depend on the canvas.
 
@@ -65,9 +71,10 @@ class Lane:
             network: What graphs are captured of.
             capacity: Images of a batch at most.
             device: CUDA device, the current one.
+            stream: CUDA stream of its own.
             captures: Whether to capture graphs; False launches every kernel anew, for comparison.
         """
-        self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = stream
         self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
         self.table = torch.zeros((capacity, COLUMNS), dtype=torch.int64, device=device)

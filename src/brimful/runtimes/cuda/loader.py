@@ -64,18 +64,24 @@ class Loader:
             them.
     """
 
-    def __init__(self, batch: int, channels: int, pixel_bytes: int, device: Any) -> None:
-        """Start the decoder and allocate its memory.
+    def __init__(
+        self,
+        batch: int,
+        channels: int,
+        device: Any,
+        *,
+        decoder: NvJpeg | None = None,
+        pixel_bytes: int = 0,
+    ) -> None:
+        """Allocate the memory.
 
         Args:
             batch: Images of a batch at most.
-            channels: Of the model's input; only colour models decode on the device.
-            pixel_bytes: Device memory for decoded BGR pixels, and as much again for the planes
-                before them; 0 for no decode on the device.
+            channels: Of the model's input.
             device: CUDA device, the current one.
-
-        Raises:
-            RuntimeFailedError: The device or the installation cannot decode.
+            decoder: Shared with other loaders; None for no decode on the device.
+            pixel_bytes: With a decoder, device memory for decoded BGR pixels, and as much again
+                for the planes before them.
         """
         self._channels = channels
         # The lanes' kernels fill the device. What prepares the next batch is small and must not
@@ -88,9 +94,8 @@ class Loader:
         self._plans = Plans()
         self._taken: dict[tuple[Size | None, tuple[int, int] | None], bool] = {}
         self.repeated = 0
-        self._decoder: NvJpeg | None = None
-        if pixel_bytes and channels == 3:
-            self._decoder = NvJpeg(batch)
+        self._decoder = decoder
+        if decoder is not None:
             self._ring = DecodeRing(pixel_bytes // ARENAS, device, arenas=ARENAS)
             # Kernels alone write it, in the order of the stream, so one is enough.
             self._pixels = torch.empty(pixel_bytes, dtype=torch.uint8, device=device)
@@ -171,9 +176,8 @@ class Loader:
         return stop
 
     def close(self) -> None:
-        """Release the decoder; nothing may be in flight."""
+        """Free the memory; nothing may be in flight."""
         if self._decoder is not None:
-            self._decoder.close()
             self._decoder = None
             del self._ring, self._pixels, self._marks
 
@@ -214,7 +218,7 @@ class Loader:
         piece = Piece(table[good], planes[good], size, arena)
         return piece, [positions[i] for i in sorted(failed)]
 
-    def _decode(self, files: list[bytes], planes: NDArray[np.int64]) -> set[int]:
+    def _decode(self, files: list[bytes | memoryview], planes: NDArray[np.int64]) -> set[int]:
         """Decode images together, and one by one what was refused or skipped then.
 
         Args:
@@ -228,7 +232,7 @@ class Loader:
         self.repeated += len(failed)
         return {i for i in failed if self._decode_once(files[i : i + 1], planes[i : i + 1])}
 
-    def _decode_once(self, files: list[bytes], planes: NDArray[np.int64]) -> set[int]:
+    def _decode_once(self, files: list[bytes | memoryview], planes: NDArray[np.int64]) -> set[int]:
         """Decode images together; return who was not, all of them if the library refused."""
         assert self._decoder is not None
         count, height = len(files), int(planes[:, 7].max())

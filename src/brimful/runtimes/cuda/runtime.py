@@ -8,10 +8,12 @@ and hands their rows on. None works on single images.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,10 +23,12 @@ from brimful.models.artifact import artifact, digest_of
 from brimful.models.model import Model
 from brimful.runtimes.cuda.budget import Budget, knee, sizes_to_try
 from brimful.runtimes.cuda.driver import STAGES, Driver, buckets
+from brimful.runtimes.cuda.file_memory import FileMemory
 from brimful.runtimes.cuda.flight import Flight
 from brimful.runtimes.cuda.lane import Lane
 from brimful.runtimes.cuda.loader import Loader
 from brimful.runtimes.cuda.network import CudaNetwork
+from brimful.runtimes.cuda.partition import Partition
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
@@ -37,6 +41,8 @@ from brimful.runtimes.runtime import (
 )
 from brimful.runtimes.torch_eager import cuda_device
 from brimful.spec import ModelSpec, Size
+from brimful.vision.cuda.nvjpeg import NvJpeg
+from brimful.vision.decode import MemoryFor
 from brimful.vision.header import Header
 
 LANES = 2
@@ -60,6 +66,7 @@ class TorchCudaRuntime:
     name = "torch"
     input_format: InputFormat = "hwc_u8"
     concurrency = LANES
+    ahead = DRIVERS + 1
 
     def __init__(
         self, model: Model, options: RuntimeOptions, techniques: Techniques = DEFAULT
@@ -71,6 +78,10 @@ class TorchCudaRuntime:
             ModelError: The file cannot be read.
             UsageError: There is no such device.
         """
+        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            # Streams share the connections to the device, 8 by default, and wait for each other
+            # there. With the library's own there are more: decode took half as long again.
+            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
         # Some calls refuse a device without its index.
         self._device = torch.device("cuda", cuda_device(torch, options.device).index or 0)
         self._precision = options.precision
@@ -88,6 +99,10 @@ class TorchCudaRuntime:
             self._canvases = policy.canvases() if policy else None
             self._split = DecodeSplit()
             self._loaders: list[Loader] = []  # until the batch is known
+            self._decoder: NvJpeg | None = None
+            self._partition = self._set_apart()
+            self._streams = [self._new_stream() for _ in range(LANES)]
+            self._memory = FileMemory()
             try:
                 self._fit(model, options)
             except BaseException:
@@ -121,6 +136,11 @@ class TorchCudaRuntime:
 
     def _takes(self, header: Header) -> bool:
         return self._loaders[0].takes(header) and self._split.to_device()
+
+    @property
+    def memory_for(self) -> MemoryFor | None:
+        """Gives pinned memory, where the device decodes."""
+        return self._memory.take if self._loaders[0].decodes else None
 
     @property
     def timings(self) -> dict[str, float]:
@@ -176,8 +196,23 @@ class TorchCudaRuntime:
         """Free the device's memory and lift the limit on it."""
         self._network.close()
         self._close_lanes()
+        self._memory.close()
+        if self._partition is not None:
+            self._partition.close()
         if self._budget is not None:
             self._budget.release()
+
+    def _set_apart(self) -> Partition | None:
+        """Return a part of the device for the lanes, None where it is not to be had."""
+        if self._techniques.partition:
+            with contextlib.suppress(RuntimeFailedError):  # faster, but all goes without
+                return Partition(self._device)
+        return None
+
+    def _new_stream(self) -> Any:
+        if self._partition is not None:
+            return self._partition.stream()
+        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def _open_network(self, model: Model, options: RuntimeOptions) -> CudaNetwork:
         return CudaNetwork(model, options.precision, self._device, fused=self._techniques.fused)
@@ -220,8 +255,8 @@ class TorchCudaRuntime:
     def _open_lanes(self, batch: int) -> None:
         self.max_batch = batch
         self._lanes = [
-            Lane(self._network, batch, self._device, captures=self._techniques.graphs)
-            for _ in range(LANES)
+            Lane(self._network, batch, self._device, stream, captures=self._techniques.graphs)
+            for stream in self._streams
         ]
         height, width = self._largest
         for lane in self._lanes:
@@ -235,6 +270,9 @@ class TorchCudaRuntime:
         torch.cuda.synchronize(self._device)
         for loader in self._loaders:
             loader.close()
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
         for lane in self._lanes:
             lane.clear()
         self._lanes.clear()
@@ -277,19 +315,19 @@ class TorchCudaRuntime:
         channels, batch = self.spec.channels, self.max_batch
         note = "cpu"
         if self._techniques.decode and self.spec.task != "classify" and channels == 3:
-            room = max(PIXEL_BYTES, batch * PIXEL_BYTES_PER_IMAGE)
-            if self._budget is not None:
-                room = min(room, self._budget.limit // (32 * DRIVERS))
-            loaders: list[Loader] = []
             try:
-                for _ in range(DRIVERS):
-                    loaders.append(Loader(batch, channels, room, self._device))
-                return loaders, "gpu"
+                self._decoder = NvJpeg(batch)
+                note = "gpu"
             except RuntimeFailedError as error:
-                for loader in loaders:
-                    loader.close()
                 note = f"cpu ({error})"
-        return [Loader(batch, channels, 0, self._device) for _ in range(DRIVERS)], note
+        room = max(PIXEL_BYTES, batch * PIXEL_BYTES_PER_IMAGE)
+        if self._budget is not None:
+            room = min(room, self._budget.limit // (32 * DRIVERS))
+        loaders = [
+            Loader(batch, channels, self._device, decoder=self._decoder, pixel_bytes=room)
+            for _ in range(DRIVERS)
+        ]
+        return loaders, note
 
     def _drive(self, driver: Driver) -> None:
         """Run a driver, until told to stop."""

@@ -38,8 +38,9 @@ HOPELESS = 0.8
 HOPELESS_BATCHES = 6
 """...which so many batches tell."""
 
-LONGEST_PAUSE = 64
-"""Windows between two attempts at most; the pause doubles with every attempt that failed."""
+PAUSE, LONGEST_PAUSE = 12, 96
+"""Windows before an attempt, the first too: it costs, so a short job makes none. The pause doubles
+with every attempt that failed."""
 
 
 class DecodeSplit:
@@ -56,7 +57,7 @@ class DecodeSplit:
         self._clock = clock
         self._lock = threading.Lock()
         self._before: float | None = None  # the rate before the step that is being tried
-        self._pause = self._paused = 1
+        self._pause = self._paused = PAUSE
         self._skip = SETTLING
         self._restart()
 
@@ -123,7 +124,7 @@ class DecodeSplit:
             self._move(-STEP)
             return
         if self._before is not None:
-            self._pause = self._paused = 1
+            self._pause = self._paused = PAUSE
         elif self._paused:
             self._paused -= 1
             return

@@ -11,17 +11,19 @@ class Techniques:
 
     Attributes:
         decode: JPEGs are decoded by the GPU's engines and letterboxed from there; off, both happen
-            on CPU threads. It is off: under load 2 of 1,000 images came out wrong
-            (`benchmarks/gpu_decode_stress.py`), and it stays so until none does.
+            on CPU threads.
         graphs: Forwards are captured once and replayed; off, every kernel is launched from Python.
         fused: Convolution, bias, activation, residual and concatenation are one kernel; off,
             cuDNN convolves and PyTorch does the rest.
+        partition: The network leaves a few multiprocessors to decode and placing; off, all of them
+            are for everything.
         select: Confidence cut, NMS and compaction run on the device; off, on the host.
     """
 
     decode: bool = True
     graphs: bool = True
     fused: bool = True
+    partition: bool = True
     select: bool = True
 
 

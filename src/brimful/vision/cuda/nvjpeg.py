@@ -54,7 +54,11 @@ class NvJpegError(RuntimeFailedError):
 
 
 class NvJpeg:
-    """Decoder of batches of JPEGs. One thread at a time; `decode` releases the interpreter."""
+    """Decoder of batches of JPEGs. `decode` releases the interpreter.
+
+    Threads take turns: a call keeps the engines busy, and two at a time only hold each other up in
+    the driver (benchmarks/NOTES.md).
+    """
 
     def __init__(self, batch: int) -> None:
         """Start the engines for the current CUDA device.
@@ -69,6 +73,7 @@ class NvJpeg:
         self._library = _load()
         self._handle = ctypes.c_void_p()
         self._state = ctypes.c_void_p()
+        self._turn = threading.Lock()
         self._prepared = 0
         self._call("nvjpegCreateEx", _HARDWARE, None, None, 0, ctypes.byref(self._handle))
         try:
@@ -87,7 +92,7 @@ class NvJpeg:
 
     def decode(
         self,
-        data: Sequence[bytes],
+        data: Sequence[bytes | memoryview],
         pointers: NDArray[np.int64],
         pitches: NDArray[np.int64],
         stream: int,
@@ -95,7 +100,7 @@ class NvJpeg:
         """Decode images to planes of Y, Cb and Cr, chroma subsampled as stored.
 
         Args:
-            data: Encoded images, at most `batch`.
+            data: Encoded images, at most `batch`; views must be of writable memory.
             pointers: int64 (images, 3), device address of each one's planes.
             pitches: int64 (images, 3), bytes from row to row of each.
             stream: CUDA stream for what does not run on the engines; it must be idle. When it is
@@ -105,20 +110,21 @@ class NvJpeg:
             NvJpegError: An image of the batch cannot be decoded; the others may be undecoded too.
         """
         count = len(data)
-        if count != self._prepared:  # the state is made for one batch size
-            self._call(
-                *("nvjpegDecodeBatchedInitialize", self._handle, self._state),
-                *(count, 1, _PLANES),
-            )
-            self._prepared = count
-        self._pointers[:count] = pointers
-        self._pitches[:count] = pitches
-        files = (ctypes.c_char_p * count)(*data)
+        files = (ctypes.c_void_p * count)(*map(_address, data))
         lengths = (ctypes.c_size_t * count)(*map(len, data))
-        self._call(
-            *("nvjpegDecodeBatched", self._handle, self._state, files, lengths),
-            *(self._images, ctypes.c_void_p(stream)),
-        )
+        with self._turn:
+            if count != self._prepared:  # the state is made for one batch size
+                self._call(
+                    *("nvjpegDecodeBatchedInitialize", self._handle, self._state),
+                    *(count, 1, _PLANES),
+                )
+                self._prepared = count
+            self._pointers[:count] = pointers
+            self._pitches[:count] = pitches
+            self._call(
+                *("nvjpegDecodeBatched", self._handle, self._state, files, lengths),
+                *(self._images, ctypes.c_void_p(stream)),
+            )
 
     def close(self) -> None:
         """Release the engines' memory."""
@@ -133,6 +139,12 @@ class NvJpeg:
         status = getattr(self._library, name)(*arguments)
         if status != 0:
             raise NvJpegError(name, status)
+
+
+def _address(data: bytes | memoryview) -> int | None:
+    if isinstance(data, bytes):
+        return ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
 
 
 _loaded: Any = None

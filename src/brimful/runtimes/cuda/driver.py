@@ -1,0 +1,115 @@
+"""Driver: takes one batch after the other to the device. Several of them share the lanes.
+
+While one driver waits for its decoder, the other launches: half of what a decode costs is the
+host's, in calls of the library that release the interpreter.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import time
+from collections.abc import Callable
+
+import torch
+
+from brimful.runtimes.cuda.flight import Flight
+from brimful.runtimes.cuda.lane import Lane
+from brimful.runtimes.cuda.loader import Loader
+from brimful.runtimes.cuda.split import DecodeSplit
+from brimful.runtimes.runtime import OutOfMemoryError
+from brimful.vision.heads.config import PostprocessConfig
+
+STAGES = ("idle", "decode", "wait for the model", "launch")
+
+
+class Driver:
+    """A loader of its own, and the way of a batch from the host to a lane.
+
+    Attributes:
+        timings: Seconds spent waiting for a batch, on decoding, waiting for a free lane, and on
+            launching. It waits for lanes where the model limits, and does not where decode does.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        lanes: queue.SimpleQueue[Lane],
+        split: DecodeSplit,
+        select: PostprocessConfig | None,
+        *,
+        launched: Callable[[Flight], None],
+        failed: Callable[[Flight, BaseException], None],
+    ) -> None:
+        """Put it together; a thread runs `loop`.
+
+        Args:
+            loader: No other driver uses it.
+            lanes: The free ones.
+            split: Told of every batch.
+            select: How graphs select that must be captured on the way, as `Lane.capture` has it.
+            launched: Told of a batch that is on its way.
+            failed: Told of one that could not be launched, and why.
+        """
+        self._loader = loader
+        self._lanes = lanes
+        self._split = split
+        self._select = select
+        self._launched = launched
+        self._failed = failed
+        self.timings = dict.fromkeys(STAGES, 0.0)
+
+    def loop(self, submitted: queue.SimpleQueue[Flight | None], device: torch.device) -> None:
+        """Decode and launch what is submitted, until told to stop."""
+        with torch.cuda.device(device), torch.inference_mode():
+            while True:
+                begun = time.perf_counter()
+                flight = submitted.get()
+                if flight is None:
+                    return
+                try:
+                    self.launch(flight, time.perf_counter() - begun)
+                except torch.OutOfMemoryError as error:
+                    self._failed(flight, OutOfMemoryError(str(error)))
+                except BaseException as error:
+                    self._failed(flight, error)
+                else:
+                    self._launched(flight)
+                del flight  # an idle thread keeps no image alive
+
+    def launch(self, flight: Flight, idle_s: float) -> None:
+        """Decode a batch, wait for a lane, and queue all that computes it.
+
+        Args:
+            flight: The batch; gets its lane.
+            idle_s: Seconds that the driver had waited for it.
+        """
+        slot, count = flight.slot, flight.count
+        begun = time.perf_counter()
+        pieces = self._loader.pieces(slot, count, flight.errors)
+        first = next(pieces, None)  # decodes while the lanes are busy
+        decoded = time.perf_counter()
+        lane = flight.lane = self._lanes.get()
+        waited = time.perf_counter()
+        bucket = next(size for size in buckets(slot.capacity) if size >= count)
+        graph = lane.graph(slot.canvas, bucket) or lane.capture(slot.canvas, bucket, self._select)
+        flight.graph = graph
+        loaded = 0
+        if first is not None:
+            for piece in itertools.chain((first,), pieces):
+                loaded = self._loader.load(piece, lane, graph, loaded)
+        lane.run(graph, count, slot.host_outputs(graph.outputs))
+        spent = (idle_s, decoded - begun, waited - decoded, time.perf_counter() - waited)
+        for stage, seconds in zip(STAGES, spent, strict=True):
+            self.timings[stage] += seconds
+        self._split.observe(count, decode_s=spent[1], wait_s=spent[2], idle_s=idle_s)
+
+
+def buckets(capacity: int) -> list[int]:
+    """Return the batch sizes that have a graph: powers of four, half the capacity, the capacity."""
+    sizes = {1, capacity, max(1, capacity // 2)}
+    size = 4
+    while size < capacity // 2:
+        sizes.add(size)
+        size *= 4
+    return sorted(sizes)

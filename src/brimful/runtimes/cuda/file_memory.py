@@ -1,0 +1,93 @@
+"""FileMemory: pinned memory that encoded images are read into.
+
+The decoder copies every image to the device. From pinned memory that is one transfer; from any
+other the driver first copies it again, on the thread that decodes. And memory that is used again is
+not asked from the system for every file.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+BLOCK = 4 * 2**20
+"""Bytes of a block, which images share."""
+
+LARGEST = BLOCK // 4
+"""A larger image gets none: it would waste the rest of a block."""
+
+LIMIT = 512 * 2**20
+"""Bytes of all blocks."""
+
+ALIGNMENT = 64
+
+
+class FileMemory:
+    """Blocks of pinned memory, handed out in parts. Any thread may ask.
+
+    A block is used again when nobody holds a part of it any more.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        """Start without a block.
+
+        Args:
+            limit: Bytes that may be allocated in all.
+        """
+        self._limit = limit
+        self._allocated = 0
+        # Blocks come back wherever the last part is dropped, with the lock held or not.
+        self._free: deque[NDArray[Any]] = deque()
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._closed = False
+
+    def take(self, size: int) -> memoryview | None:
+        """Return memory for an image, or None where there is none for it.
+
+        Args:
+            size: Its bytes.
+        """
+        if not 0 < size <= LARGEST:
+            return None
+        local = self._local
+        start = getattr(local, "used", BLOCK)
+        if start + size > BLOCK:
+            local.block = None  # not to be held while another is looked for
+            local.used = BLOCK
+            block = self._block()
+            if block is None:
+                return None
+            local.block, start = block, 0
+        local.used = -(-(start + size) // ALIGNMENT) * ALIGNMENT
+        part: memoryview = local.block[start : start + size]
+        return part
+
+    def close(self) -> None:
+        """Free the blocks; those in use go when nobody holds a part of them any more."""
+        self._closed = True
+        self._free.clear()
+
+    def _block(self) -> memoryview | None:
+        with self._lock:
+            if self._closed:
+                return None
+            try:
+                memory = self._free.pop()
+            except IndexError:
+                if self._allocated + BLOCK > self._limit:
+                    return None
+                self._allocated += BLOCK
+                memory = torch.empty(BLOCK, dtype=torch.uint8, pin_memory=True).numpy()
+        held = memory[:]  # parts keep this view alive, and it tells when the last one is gone
+        weakref.finalize(held, self._give, memory).atexit = False
+        return held.data
+
+    def _give(self, memory: NDArray[Any]) -> None:
+        if not self._closed:
+            self._free.append(memory)

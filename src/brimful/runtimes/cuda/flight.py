@@ -1,0 +1,48 @@
+"""Flight: a batch on its way through the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from brimful.errors import RuntimeFailedError
+from brimful.runtimes.cuda.lane import Graph, Lane
+from brimful.runtimes.cuda.slot import CudaSlot
+from brimful.runtimes.runtime import Done, Outputs
+from brimful.vision.heads.selected import Selected
+
+
+@dataclass(slots=True)
+class Flight:
+    """A batch on its way through the device.
+
+    Attributes:
+        slot: Its images.
+        count: How many.
+        done: Told how it ended.
+        errors: Why images of it could not be decoded, by position.
+        lane: Computes it; None before it has one.
+        graph: The lane's, likewise.
+    """
+
+    slot: CudaSlot
+    count: int
+    done: Done
+    errors: dict[int, str] = field(default_factory=dict)
+    lane: Lane | None = None
+    graph: Graph | None = None
+
+    def collect(self) -> Outputs:
+        """Return what was found, once the lane has finished.
+
+        Raises:
+            RuntimeFailedError: An image could not be decoded, and the host selects: the engine
+                runs the others again, each on its own.
+        """
+        assert self.graph is not None
+        arrays = [host.numpy()[: self.count] for host in self.slot.outputs]
+        if self.graph.select is not None:
+            rows = self.graph.select.rows(self.count)
+            return Selected(rows=rows, arrays=arrays, errors=self.errors)
+        if self.errors:
+            raise RuntimeFailedError("; ".join(self.errors.values()))
+        return arrays
