@@ -175,9 +175,8 @@ def load_into(loader: Any, slot: CudaSlot, count: int, out: Any) -> Any:
 
     errors: dict[int, str] = {}
     for piece in loader.pieces(slot, count, errors):
-        if piece.planes is not None:
-            planes = torch.from_numpy(piece.planes).cuda()
-            to_bgr(planes, count=len(piece.planes), size=piece.size)
+        if piece.arena is not None:
+            to_bgr(piece.arena.planes, count=len(piece.table), size=piece.size)
         table = torch.from_numpy(piece.table).cuda()
         device_letterbox(table, out, count=len(piece.table))
         if piece.arena is not None:

@@ -20,7 +20,6 @@ from brimful.runtimes.cuda.network import CudaNetwork
 from brimful.spec import ModelSpec, Size
 from brimful.vision.cuda.letterbox import COLUMNS
 from brimful.vision.cuda.select import DeviceSelect
-from brimful.vision.cuda.ycc import COLUMNS as PLANES
 from brimful.vision.heads.config import PostprocessConfig
 
 GRAPHS_KEPT = 64
@@ -57,13 +56,7 @@ class Lane:
     """A stream, its buffers, and its graphs."""
 
     def __init__(
-        self,
-        network: CudaNetwork,
-        capacity: int,
-        device: Any,
-        stream: Any,
-        *,
-        captures: bool = True,
+        self, network: CudaNetwork, capacity: int, device: Any, *, captures: bool = True
     ) -> None:
         """Make the buffers that do not depend on the canvas.
 
@@ -71,15 +64,12 @@ class Lane:
             network: What graphs are captured of.
             capacity: Images of a batch at most.
             device: CUDA device, the current one.
-            stream: CUDA stream of its own.
             captures: Whether to capture graphs; False launches every kernel anew, for comparison.
         """
-        self.stream = stream
+        self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
         self.table = torch.zeros((capacity, COLUMNS), dtype=torch.int64, device=device)
-        self.planes_host = torch.zeros((capacity, PLANES), dtype=torch.int64, pin_memory=True)
-        self.planes = torch.zeros((capacity, PLANES), dtype=torch.int64, device=device)
         self.live_host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
         self.live = torch.zeros(1, dtype=torch.int32, device=device)
         self._network = network
@@ -106,7 +96,6 @@ class Lane:
         """
         self.live_host[0] = count
         with torch.cuda.stream(self.stream):
-            self.live.copy_(self.live_host, non_blocking=True)
             graph.replay()
             for host, output in zip(hosts, graph.outputs, strict=True):
                 host[:count].copy_(output[:count], non_blocking=True)
@@ -173,6 +162,7 @@ class Lane:
         network = self._network
 
         def forward() -> list[Tensor]:
+            self.live.copy_(self.live_host, non_blocking=True)  # a replay reads what is there then
             found = network(images)
             if select is not None:
                 select.launch(found[0], self.live)
@@ -200,6 +190,7 @@ class Lane:
     def rates(self, canvas: Size) -> dict[int, float]:
         """Measure the images per second of each captured batch size of a canvas."""
         found: dict[int, float] = {}
+        self.live_host[0] = max(bucket for _, bucket in self._graphs)
         with torch.cuda.stream(self.stream):
             for (size, bucket), graph in list(self._graphs.items()):
                 if size != canvas:

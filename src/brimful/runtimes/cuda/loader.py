@@ -24,7 +24,6 @@ from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS, describe, letterbox
 from brimful.vision.cuda.nvjpeg import NvJpeg, NvJpegError
 from brimful.vision.cuda.witness import find_unwritten, mark
-from brimful.vision.cuda.ycc import COLUMNS as PLANES
 from brimful.vision.cuda.ycc import to_bgr
 from brimful.vision.decode import decode_pixels
 from brimful.vision.encoded import Encoded
@@ -45,13 +44,11 @@ class Piece:
 
     Attributes:
         table: int64 (images, letterbox.COLUMNS), where their pixels are or will be.
-        planes: int64 (images, ycc.COLUMNS), where their planes are; None for pixels on the host.
         size: Largest (height, width) as stored among them.
-        arena: What holds the planes, to be released; None likewise.
+        arena: Holds their planes and says where, to be released; None for pixels on the host.
     """
 
     table: NDArray[np.int64]
-    planes: NDArray[np.int64] | None = None
     size: Size = (0, 0)
     arena: Arena | None = None
 
@@ -96,11 +93,9 @@ class Loader:
         self.repeated = 0
         self._decoder = decoder
         if decoder is not None:
-            self._ring = DecodeRing(pixel_bytes // ARENAS, device, arenas=ARENAS)
+            self._ring = DecodeRing(pixel_bytes // ARENAS, batch, device, arenas=ARENAS)
             # Kernels alone write it, in the order of the stream, so one is enough.
             self._pixels = torch.empty(pixel_bytes, dtype=torch.uint8, device=device)
-            self._marks_host = torch.zeros((batch, PLANES), dtype=torch.int64, pin_memory=True)
-            self._marks = torch.zeros((batch, PLANES), dtype=torch.int64, device=device)
             self._unwritten = torch.zeros(batch, dtype=torch.int32, pin_memory=True)
 
     @property
@@ -163,11 +158,8 @@ class Loader:
         stop = start + count
         lane.table_host.numpy()[start:stop] = piece.table
         with torch.cuda.stream(self._stream):
-            if piece.planes is not None:
-                lane.planes_host.numpy()[start:stop] = piece.planes
-                lane.planes[start:stop].copy_(lane.planes_host[start:stop], non_blocking=True)
-                to_bgr(lane.planes[start:stop], count=count, size=piece.size)
             if piece.arena is not None:
+                to_bgr(piece.arena.planes, count=count, size=piece.size)
                 piece.arena.release(self._stream)
             lane.table[start:stop].copy_(lane.table_host[start:stop], non_blocking=True)
             letterbox(lane.table[start:stop], graph.input, count=count)
@@ -179,7 +171,7 @@ class Loader:
         """Free the memory; nothing may be in flight."""
         if self._decoder is not None:
             self._decoder = None
-            del self._ring, self._pixels, self._marks
+            del self._ring, self._pixels
 
     def _fitting(self, slot: CudaSlot, positions: list[int]) -> list[Plan]:
         """Return the plans of as many images as fit the memory, in order."""
@@ -206,7 +198,7 @@ class Loader:
         planes = np.stack([plan.conversion for plan in plans])
         planes[:, 0:3] += starts[:, None]
         planes[:, 3] += pixels
-        failed = self._decode(files, planes)
+        failed = self._decode(files, planes, arena)
         table = np.stack([plan.entry for plan in plans])
         table[:, 0] += pixels
         table[:, 10] = positions
@@ -215,40 +207,50 @@ class Loader:
             return None, positions
         stored = [_encoded(slot, positions[i]).header.stored or (0, 0) for i in good]
         size = max(height for height, _ in stored), max(width for _, width in stored)
-        piece = Piece(table[good], planes[good], size, arena)
+        piece = Piece(table[good], size, arena)
         return piece, [positions[i] for i in sorted(failed)]
 
-    def _decode(self, files: list[bytes | memoryview], planes: NDArray[np.int64]) -> set[int]:
+    def _decode(
+        self, files: list[bytes | memoryview], planes: NDArray[np.int64], arena: Arena
+    ) -> set[int]:
         """Decode images together, and one by one what was refused or skipped then.
 
         Args:
             files: The encoded images.
             planes: int64 (images, ycc.COLUMNS), where they go.
+            arena: Where that is; left with the rows of those that were decoded.
 
         Returns:
             Who failed both times.
         """
-        failed = sorted(self._decode_once(files, planes))
-        self.repeated += len(failed)
-        return {i for i in failed if self._decode_once(files[i : i + 1], planes[i : i + 1])}
+        odd = sorted(self._decode_once(files, planes, arena))
+        if not odd:
+            return set()
+        self.repeated += len(odd)
+        failed = {i for i in odd if self._decode_once(files[i : i + 1], planes[i : i + 1], arena)}
+        with torch.cuda.stream(self._decoding):
+            arena.describe(planes[[i for i in range(len(files)) if i not in failed]])
+            self._decoding.synchronize()
+        return failed
 
-    def _decode_once(self, files: list[bytes | memoryview], planes: NDArray[np.int64]) -> set[int]:
+    def _decode_once(
+        self, files: list[bytes | memoryview], planes: NDArray[np.int64], arena: Arena
+    ) -> set[int]:
         """Decode images together; return who was not, all of them if the library refused."""
         assert self._decoder is not None
         count, height = len(files), int(planes[:, 7].max())
-        self._marks_host.numpy()[:count] = planes
         unwritten = self._unwritten.numpy()[:count]
         unwritten[:] = 0
         with torch.cuda.stream(self._decoding):
-            self._marks[:count].copy_(self._marks_host[:count], non_blocking=True)
-            mark(self._marks, count=count, height=height)
+            arena.describe(planes)
+            mark(arena.planes, count=count, height=height)
             self._decoding.synchronize()  # the engines do not wait for the stream
             pointers, pitches = planes[:, 0:3], planes[:, [4, 5, 5]]
             try:
                 self._decoder.decode(files, pointers, pitches, self._decoding.cuda_stream)
             except NvJpegError:
                 return set(range(count))
-            find_unwritten(self._marks, self._unwritten, count=count, height=height)
+            find_unwritten(arena.planes, self._unwritten, count=count, height=height)
             self._decoding.synchronize()
         return set(np.flatnonzero(unwritten).tolist())
 

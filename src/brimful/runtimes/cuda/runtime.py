@@ -13,7 +13,6 @@ import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,7 +27,6 @@ from brimful.runtimes.cuda.flight import Flight
 from brimful.runtimes.cuda.lane import Lane
 from brimful.runtimes.cuda.loader import Loader
 from brimful.runtimes.cuda.network import CudaNetwork
-from brimful.runtimes.cuda.partition import Partition
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
@@ -100,8 +98,6 @@ class TorchCudaRuntime:
             self._split = DecodeSplit()
             self._loaders: list[Loader] = []  # until the batch is known
             self._decoder: NvJpeg | None = None
-            self._partition = self._set_apart()
-            self._streams = [self._new_stream() for _ in range(LANES)]
             self._memory = FileMemory()
             try:
                 self._fit(model, options)
@@ -197,22 +193,8 @@ class TorchCudaRuntime:
         self._network.close()
         self._close_lanes()
         self._memory.close()
-        if self._partition is not None:
-            self._partition.close()
         if self._budget is not None:
             self._budget.release()
-
-    def _set_apart(self) -> Partition | None:
-        """Return a part of the device for the lanes, None where it is not to be had."""
-        if self._techniques.partition:
-            with contextlib.suppress(RuntimeFailedError):  # faster, but all goes without
-                return Partition(self._device)
-        return None
-
-    def _new_stream(self) -> Any:
-        if self._partition is not None:
-            return self._partition.stream()
-        return torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
     def _open_network(self, model: Model, options: RuntimeOptions) -> CudaNetwork:
         return CudaNetwork(model, options.precision, self._device, fused=self._techniques.fused)
@@ -255,8 +237,8 @@ class TorchCudaRuntime:
     def _open_lanes(self, batch: int) -> None:
         self.max_batch = batch
         self._lanes = [
-            Lane(self._network, batch, self._device, stream, captures=self._techniques.graphs)
-            for stream in self._streams
+            Lane(self._network, batch, self._device, captures=self._techniques.graphs)
+            for _ in range(LANES)
         ]
         height, width = self._largest
         for lane in self._lanes:

@@ -15,15 +15,12 @@ class Techniques:
         graphs: Forwards are captured once and replayed; off, every kernel is launched from Python.
         fused: Convolution, bias, activation, residual and concatenation are one kernel; off,
             cuDNN convolves and PyTorch does the rest.
-        partition: The network leaves a few multiprocessors to decode and placing; off, all of them
-            are for everything.
         select: Confidence cut, NMS and compaction run on the device; off, on the host.
     """
 
     decode: bool = True
     graphs: bool = True
     fused: bool = True
-    partition: bool = True
     select: bool = True
 
 
