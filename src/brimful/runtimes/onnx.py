@@ -26,6 +26,7 @@ from brimful.runtimes.runtime import (
     new_input,
 )
 from brimful.runtimes.threads import available_cpus
+from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
 
@@ -36,6 +37,7 @@ class OnnxRuntime:
     name = "onnxruntime"
     input_format: InputFormat = "chw_f32"
     decodes = None
+    video: VideoDevice | None = None
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Load a model file.

@@ -28,6 +28,7 @@ from brimful.runtimes.cuda.loader import Loader
 from brimful.runtimes.cuda.network import CudaNetwork
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
+from brimful.runtimes.cuda.video import open_video
 from brimful.runtimes.runtime import (
     Done,
     InputFormat,
@@ -100,6 +101,9 @@ class TorchCudaRuntime:
             self.spec: ModelSpec = self._network.spec
             self._select = options.postprocess if techniques.select else None
             self._largest = options.largest or self.spec.imgsz
+            self.video, self._video_note = open_video(
+                techniques, self.spec, self._device, budget=self._budget is not None
+            )
             self._loader = Loader(
                 1, self.spec.channels, 0, self._device
             )  # until the batch is known
@@ -149,6 +153,7 @@ class TorchCudaRuntime:
             "precision": self._precision,
             "kernels": "fused" if self._network.fused else "cudnn",
             "decode": self._decode_note,
+            "video": self.video.describe() if self.video else self._video_note,
             "forwards": LANES,
         }
 
