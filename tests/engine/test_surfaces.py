@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,9 +92,21 @@ def test_results_are_those_of_pixels(clip):
 def test_no_more_memory_than_the_window_and_no_deadlock(clip, queue_bytes):
     """Batches of 16 that nothing but the window keeps from being full: they go all the same."""
     video = HostVideo()
-    with engine(video, batch=16, queue_bytes=queue_bytes, max_delay_ms=20.0) as running:
-        found = rows(running.predict(open_source(clip)))
-    assert found == expected(clip)
+    gate = Gate()
+    results: list = []
+    faults = DebugFaults(batch_ms=1)
+    with engine(
+        video, batch=16, queue_bytes=queue_bytes, max_delay_ms=20.0, faults=faults, sleep=gate
+    ) as running:
+        consumer = threading.Thread(
+            target=lambda: results.extend(running.predict(open_source(clip)))
+        )
+        consumer.start()
+        gate.await_waiting()
+        time.sleep(0.3)  # time enough for a feeder that nothing stops to bring all of them
+        gate.open()
+        consumer.join(PATIENCE_S)
+    assert rows(results) == expected(clip)
     # Beyond the window: one that the feeder waits with, and a batch settled but not yet cleared.
     settled = max(1, queue_bytes // FRAME_BYTES)
     assert video.most <= 2 * settled + 1

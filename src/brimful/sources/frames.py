@@ -126,7 +126,8 @@ def _opened(av: Any, path: str, accelerator: Any = None) -> Iterator[Any]:
     try:
         container = av.open(path, hwaccel=accelerator) if accelerator else av.open(path)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise ImageError(f"the video cannot be opened: {_reason(error)}") from None
+        how = " with the device's decoder" if accelerator else ""
+        raise ImageError(f"the video cannot be opened{how}: {_reason(error)}") from None
     with container:
         if not container.streams.video:
             raise ImageError("the file holds no video stream")

@@ -210,6 +210,20 @@ def test_the_accelerator_is_the_device_s_and_keeps_its_frames():
     assert accelerator.options["primary_ctx"] == "1"  # PyTorch's context
 
 
+def test_a_machine_without_a_device_decodes_on_the_cpu(tmp_path):
+    """PyAV's real accelerator, which finds no driver or no such device."""
+    from brimful.runtimes.cuda.video import CudaVideo
+    from brimful.sources.frames import read_frames
+
+    path = write_clip(tmp_path / "clip.mp4", moving(6, (96, 128)))
+    video = CudaVideo(SimpleNamespace(index=99))
+    found = list(read_frames(str(path), device=video))
+    assert [frame.number for frame in found] == list(range(6))
+    for frame, expected in zip(found, read_frames(str(path)), strict=True):
+        np.testing.assert_array_equal(frame.payload, expected.payload)
+    assert "1 videos on the cpu, such as: the video cannot be opened with" in video.describe()
+
+
 def test_what_the_cpu_decodes_is_told_once_a_reason(caplog):
     from brimful.runtimes.cuda.video import CudaVideo
 
