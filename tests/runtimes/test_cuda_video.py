@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
@@ -258,10 +257,8 @@ def test_pyav_can_use_nvdec_here() -> None:
 
     from brimful.runtimes.cuda.video import CudaVideo
 
-    with av.open(
-        str(shared("videos", "car-detection.mp4")),
-        hwaccel=CudaVideo(torch.device("cuda", 0)).accelerator(),
-    ) as container:
+    video = CudaVideo(torch.device("cuda", 0))
+    with video.open(str(shared("videos", "car-detection.mp4"))) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.is_hwaccel
         frame = next(container.decode(stream))

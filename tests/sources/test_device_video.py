@@ -167,13 +167,13 @@ def test_a_file_that_is_no_video(tmp_path):
     assert image.frame is None
 
 
-def test_a_device_that_has_no_accelerator(clip):
+def test_a_device_that_opens_nothing(clip):
     device = HostVideo()
 
-    def none() -> None:
+    def none(path: str) -> None:
         raise VideoRefusedError("this PyAV was built without CUDA")
 
-    device.accelerator = none
+    device.open = none
     assert_same(images_of(open_source(clip), device), images_of(open_source(clip)))
     assert device.told == [("clip.mp4", "this PyAV was built without CUDA")]
 

@@ -1,8 +1,8 @@
 """VideoDevice: what a runtime offers to sources whose videos its device can decode.
 
-The source demultiplexes, numbers, times and skips as ever: PyAV does all of that. The device lends
-PyAV its decoder (an `av.codec.hwaccel.HWAccel`) and takes over the frames that come out, whose
-pixels never leave it.
+The source demultiplexes, numbers, times and skips as ever: PyAV does all of that. The device opens
+the file with PyAV so that its own decoder is lent to it (an `av.codec.hwaccel.HWAccel`), and takes
+over the frames that come out, whose pixels never leave it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class VideoRefusedError(BrimfulError):
 class VideoDevice(Protocol):
     """A device that decodes videos. Any thread may use it, each for videos of its own."""
 
-    def accelerator(self) -> Any:
-        """Return an `av.codec.hwaccel.HWAccel`, to be given to `av.open`.
+    def open(self, path: str) -> Any:
+        """Return an `av.container.InputContainer` whose streams this device decodes if it can.
 
         Raises:
-            VideoRefusedError: There is none.
+            VideoRefusedError: The device decodes nothing; or what `av.open` raises.
         """
         ...
 
     def start(self, stream: Any) -> TakeFrame:
-        """Prepare to take the frames of a stream that was opened with `accelerator`.
+        """Prepare to take the frames of a stream of a container that `open` returned.
 
         Args:
             stream: The `av.VideoStream`, before its first packet is decoded.

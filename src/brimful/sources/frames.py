@@ -92,7 +92,7 @@ def _on_device(
     av: Any, path: str, stride: int, leave_out: Callable[[int], bool], device: VideoDevice
 ) -> Iterator[Frame]:
     """Yield frames that a device decodes; raise what ends them too early."""
-    with _opened(av, path, device.accelerator()) as container:
+    with _opened(av, path, device.open) as container:
         stream = container.streams.video[0]
         take = device.start(stream)
         for number, frame in enumerate(_decode(container, stream)):
@@ -105,7 +105,7 @@ def _on_host(
     av: Any, path: str, stride: int, leave_out: Callable[[int], bool], first: int
 ) -> Iterator[Frame]:
     """Yield frames from the number `first` on, and the fault that ends them, if any."""
-    with _opened(av, path) as container:
+    with _opened(av, path, av.open) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         number = -1
@@ -121,13 +121,12 @@ def _on_host(
 
 
 @contextmanager
-def _opened(av: Any, path: str, accelerator: Any = None) -> Iterator[Any]:
+def _opened(av: Any, path: str, open_: Callable[[str], Any]) -> Iterator[Any]:
     """Open a container that holds a video stream."""
     try:
-        container = av.open(path, hwaccel=accelerator) if accelerator else av.open(path)
+        container = open_(path)
     except (av.FFmpegError, OSError, ValueError) as error:
-        how = " with the device's decoder" if accelerator else ""
-        raise ImageError(f"the video cannot be opened{how}: {_reason(error)}") from None
+        raise ImageError(f"the video cannot be opened: {_reason(error)}") from None
     with container:
         if not container.streams.video:
             raise ImageError("the file holds no video stream")

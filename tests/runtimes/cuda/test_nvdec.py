@@ -5,6 +5,7 @@ A frame of PyAV's own decoder, as NV12 in host memory, plays one that NVDEC left
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -201,27 +202,34 @@ def test_codecs_that_are_not_exact_are_for_the_cpu():
 
 
 def test_the_accelerator_is_the_device_s_and_keeps_its_frames():
-    from brimful.runtimes.cuda.video import CudaVideo
+    from brimful.runtimes.cuda.video import accelerator
 
-    accelerator = CudaVideo(SimpleNamespace(index=3)).accelerator()
-    assert accelerator.is_hw_owned
-    assert accelerator.allow_software_fallback
-    assert accelerator.device_id == 3
-    assert accelerator.options["primary_ctx"] == "1"  # PyTorch's context
+    chosen = accelerator(3)
+    assert chosen.is_hw_owned
+    assert chosen.allow_software_fallback
+    assert chosen.device_id == 3
+    assert chosen.options == {"primary_ctx": "0", "current_ctx": "1"}
 
 
-def test_a_machine_without_a_device_decodes_on_the_cpu(tmp_path):
+def test_a_machine_without_a_device_decodes_on_the_cpu(tmp_path, monkeypatch):
     """PyAV's real accelerator, which finds no driver or no such device."""
-    from brimful.runtimes.cuda.video import CudaVideo
+    from brimful.runtimes.cuda import video as module
     from brimful.sources.frames import read_frames
 
+    @contextlib.contextmanager
+    def current(device):
+        yield
+
+    monkeypatch.setattr(module.torch.cuda, "device", current)
+    monkeypatch.setattr(module.torch, "zeros", lambda *shape, device: None)
+
     path = write_clip(tmp_path / "clip.mp4", moving(6, (96, 128)))
-    video = CudaVideo(SimpleNamespace(index=99))
+    video = module.CudaVideo(SimpleNamespace(index=99))
     found = list(read_frames(str(path), device=video))
     assert [frame.number for frame in found] == list(range(6))
     for frame, expected in zip(found, read_frames(str(path)), strict=True):
         np.testing.assert_array_equal(frame.payload, expected.payload)
-    assert "1 videos on the cpu, such as: the video cannot be opened with" in video.describe()
+    assert "1 videos on the cpu, such as: it cannot be opened with NVDEC" in video.describe()
 
 
 def test_what_the_cpu_decodes_is_told_once_a_reason(caplog):

@@ -79,17 +79,23 @@ class CudaVideo:
         self._lock = threading.Lock()
         self._refused: Counter[str] = Counter()
 
-    def accelerator(self) -> Any:
-        """Return an `av.codec.hwaccel.HWAccel` of the device, in PyTorch's context.
+    def open(self, path: str) -> Any:
+        """Return a container that NVDEC decodes if it can.
 
         Raises:
-            VideoRefusedError: PyAV was built without CUDA.
+            VideoRefusedError: PyAV cannot use NVDEC here; or what `av.open` raises.
         """
-        from av.codec.hwaccel import HWAccel, hwdevices_available
+        import av
 
-        if "cuda" not in hwdevices_available():
-            raise VideoRefusedError("this PyAV was built without CUDA")
-        return HWAccel("cuda", device=str(self._device.index), is_hw_owned=True)
+        chosen = accelerator(self._device.index)
+        try:
+            with torch.cuda.device(self._device):
+                # A thread has no current context before it launches something.
+                torch.zeros(1, device=self._device)
+                return av.open(path, hwaccel=chosen)
+        except av.FFmpegError as error:  # of the file or of the driver: the CPU finds out which
+            reason = error.strerror or str(error)
+            raise VideoRefusedError(f"it cannot be opened with NVDEC: {reason}") from None
 
     def start(self, stream: Any) -> TakeFrame:
         """Prepare to take the frames of a stream.
@@ -109,11 +115,11 @@ class CudaVideo:
             check(frame, context.width, context.height)
             try:
                 # FFmpeg's stream: the legacy default one, whichever is current here.
-                stream = torch.cuda.default_stream(self._device)
-                with torch.cuda.device(self._device), torch.cuda.stream(stream):
+                queue = torch.cuda.default_stream(self._device)
+                with torch.cuda.device(self._device), torch.cuda.stream(queue):
                     surface = surface_of(frame, quarter_turns, self._allocate)
                     surface.ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                    surface.ready.record(stream)
+                    surface.ready.record(queue)
                     return surface
             except torch.OutOfMemoryError:
                 raise VideoRefusedError("the device has no memory for its frames") from None
@@ -138,6 +144,23 @@ class CudaVideo:
 
     def _allocate(self, shape: tuple[int, int]) -> Any:
         return torch.empty(shape, dtype=torch.uint8, device=self._device)
+
+
+def accelerator(index: int) -> Any:
+    """Return an `av.codec.hwaccel.HWAccel` that leaves frames on a CUDA device.
+
+    It takes the context that is current when a file is opened. PyTorch's is the device's primary
+    one, but FFmpeg refuses to be told so: it wants other flags than PyTorch has made it with.
+
+    Raises:
+        VideoRefusedError: PyAV was built without CUDA.
+    """
+    from av.codec.hwaccel import HWAccel, hwdevices_available
+
+    if "cuda" not in hwdevices_available():
+        raise VideoRefusedError("this PyAV was built without CUDA")
+    options: dict[str, object] = {"primary_ctx": "0", "current_ctx": "1"}
+    return HWAccel("cuda", device=str(index), options=options, is_hw_owned=True)
 
 
 def check(frame: Any, width: int, height: int) -> None:
