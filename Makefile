@@ -50,6 +50,7 @@ bench-gpu: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu_ablation.py
 	$(BIN)/python benchmarks/gpu_memory.py
 	$(BIN)/python benchmarks/gpu_latency.py
+	$(BIN)/python benchmarks/gpu_video.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -19,6 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 MODELS = {"yolo26n": "yolo26n-coco.pt", "yolov8n": "yolov8n-coco.pt"}
 
 PACKAGES = (
+    "av",
     "brimful",
     "numpy",
     "onnxruntime",

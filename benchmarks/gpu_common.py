@@ -73,6 +73,7 @@ class GpuMonitor:
         self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         self._every = every_s
         self._busy: list[int] = []
+        self._decoder: list[int] = []
         self._memory: list[int] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -93,6 +94,11 @@ class GpuMonitor:
         return mean(self._busy) if self._busy else 0.0
 
     @property
+    def decoder(self) -> float:
+        """Mean share of the time that the video decoders were busy, in per cent."""
+        return mean(self._decoder) if self._decoder else 0.0
+
+    @property
     def peak(self) -> int:
         """Most bytes in use on the device, by anybody."""
         return max([*self._memory, self.used()])
@@ -104,6 +110,7 @@ class GpuMonitor:
     def _sample(self) -> None:
         while not self._stop.wait(self._every):
             self._busy.append(self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
+            self._decoder.append(self._nvml.nvmlDeviceGetDecoderUtilization(self._handle)[0])
             self._memory.append(self.used())
 
 

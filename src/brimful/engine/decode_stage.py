@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from brimful.engine.inflight import InFlight
 from brimful.engine.intake import Intake
 from brimful.engine.open_batches import Joined, OpenBatches, Ready
@@ -13,7 +15,6 @@ from brimful.engine.stats import StageStats
 from brimful.engine.work import Work
 from brimful.errors import ImageError
 from brimful.spec import ModelSpec, Size
-from brimful.vision.encoded import Encoded
 
 
 class DecodeStage:
@@ -86,7 +87,7 @@ class DecodeStage:
                 waiting[geometry.canvas] = [(work, image)]
             else:
                 images.append((work, image))
-            if not isinstance(image, Encoded):  # pixels are many: no more than one image's
+            if isinstance(image, np.ndarray):  # pixels are many: no more than one image's
                 self._stats.add("decode", time.perf_counter() - started)
                 del image, images
                 self._write(waiting)

@@ -31,6 +31,7 @@ from brimful.sources.source import Source, chunks_of
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.postprocess import build_postprocess
+from brimful.vision.surface import Surface
 
 LOOKAHEAD = 16
 """Images that may wait, letterboxed, for their canvas's turn."""
@@ -176,7 +177,7 @@ class Engine:
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
         if isinstance(image, str | Path):
-            payload: str | Path | bytes | Pixels | Exception = image
+            payload: str | Path | bytes | Pixels | Surface | Exception = image
         elif not is_image_object(image):
             raise UsageError(
                 f"{type(image).__name__} is no image; expected a path, encoded bytes, a Pillow "
@@ -275,7 +276,7 @@ class Engine:
         """Bring a source's images in, on a thread of its own."""
         owner = StreamOwner(stream)
         try:
-            chunks = chunks_of(images)
+            chunks = chunks_of(images, self.runtime.video)
             while True:
                 started = time.perf_counter()
                 chunk = next(chunks, None)
@@ -309,6 +310,6 @@ def _bytes_held(image: SourceImage) -> int:
     payload = image.payload
     if isinstance(payload, str):
         return 0
-    if isinstance(payload, np.ndarray):
+    if isinstance(payload, np.ndarray | Surface):
         return payload.nbytes
     return len(payload) if isinstance(payload, bytes) else 0

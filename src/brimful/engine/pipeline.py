@@ -11,6 +11,7 @@ fails with that error: no result is without an owner.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import threading
@@ -163,6 +164,10 @@ class Pipeline:
         alive = self._supervisor.join(timeout)
         with self._lock:
             self._batches.clear()
+        if not alive:  # nobody waits for the end of the queue, and what landed since holds slots
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._finished.get_nowait()
         return alive
 
     # Forward ----------------------------------------------------------------------------------

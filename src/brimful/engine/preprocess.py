@@ -1,4 +1,4 @@
-"""Preprocess on the host: an image straight into its place in a slot, decoded or encoded."""
+"""Preprocess on the host: an image straight into its place in a slot, as pixels or as it came."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.letterbox import classify_crop, letterbox
+from brimful.vision.surface import Surface
 
 ENCODED_BYTES = 32 * 2**20
 """An encoded image waits in memory for its forward; a larger file is decoded at once."""
@@ -56,8 +57,8 @@ class HostPreprocess:
         self._memory_for = memory_for
         self._placed: dict[Size, Geometry] = {}
 
-    def decode(self, image: SourceImage) -> Pixels | Encoded:
-        """Return an image's pixels, or the image as it was read when the device decodes it.
+    def decode(self, image: SourceImage) -> Pixels | Encoded | Surface:
+        """Return an image's pixels, or what it is when the device decodes it, or has done so.
 
         Raises:
             ImageError: It cannot be read or decoded.
@@ -74,15 +75,19 @@ class HostPreprocess:
             ):
                 return encoded
             return decode_pixels(encoded)
+        if isinstance(payload, Surface):
+            return payload
         if isinstance(payload, ImageError):
             raise ImageError(str(payload))  # a fresh one: it may be on its way in two threads
         raise ImageError(f"the source brought no image but {type(payload).__name__}: {payload}")
 
-    def place(self, image: Pixels | Encoded) -> Geometry:
+    def place(self, image: Pixels | Encoded | Surface) -> Geometry:
         """Return where an image goes."""
         if isinstance(image, Encoded):
             size = image.header.size
             assert size is not None  # read_encoded refuses images without
+        elif isinstance(image, Surface):
+            size = image.size
         else:
             size = image.shape[0], image.shape[1]
         geometry = self._placed.get(size)
@@ -92,9 +97,11 @@ class HostPreprocess:
             geometry = self._placed[size] = self._policy.place(size)
         return geometry
 
-    def write(self, image: Pixels | Encoded, geometry: Geometry, slot: Slot, position: int) -> None:
+    def write(
+        self, image: Pixels | Encoded | Surface, geometry: Geometry, slot: Slot, position: int
+    ) -> None:
         """Bring an image to its place in a slot."""
-        if isinstance(image, Encoded):
+        if isinstance(image, Encoded | Surface):
             slot.put(position, image, geometry)
         elif self._crop:
             classify_crop(image, slot.inputs[position])

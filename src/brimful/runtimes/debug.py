@@ -33,6 +33,7 @@ from brimful.runtimes.runtime import (
     Slot,
     new_input,
 )
+from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
 from brimful.vision.decode import MemoryFor, decode_pixels
@@ -44,6 +45,7 @@ from brimful.vision.heads.rows import Rows
 from brimful.vision.heads.select import select_nms_free
 from brimful.vision.heads.selected import Selected
 from brimful.vision.letterbox import letterbox
+from brimful.vision.surface import Surface
 
 DEBUG_NAMES = tuple(f"level{i}" for i in range(10))
 
@@ -81,9 +83,11 @@ class DebugSlot(HostSlot):
 
     encoded: dict[int, tuple[Encoded, Geometry]] = field(default_factory=dict)
 
-    def put(self, position: int, encoded: Encoded, geometry: Geometry) -> None:
-        """Keep an image for the forward."""
-        self.encoded[position] = encoded, geometry
+    def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
+        """Keep an image for the forward; it has no surfaces."""
+        if not isinstance(image, Encoded):
+            raise TypeError("this slot takes encoded images, not surfaces")
+        self.encoded[position] = image, geometry
 
     def shift(self, start: int, count: int) -> None:
         """Move images to the front."""
@@ -107,6 +111,7 @@ class DebugRuntime:
     input_format: InputFormat = "hwc_u8"
     ahead = 1
     memory_for: MemoryFor | None = None
+    video: VideoDevice | None = None
 
     def __init__(
         self,

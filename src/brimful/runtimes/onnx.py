@@ -26,6 +26,7 @@ from brimful.runtimes.runtime import (
     new_input,
 )
 from brimful.runtimes.threads import available_cpus
+from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
 
@@ -38,6 +39,7 @@ class OnnxRuntime:
     ahead = 1
     decodes = None
     memory_for = None
+    video: VideoDevice | None = None
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Load a model file.

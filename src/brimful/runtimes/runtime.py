@@ -1,7 +1,8 @@
 """The contract between the engine and whatever executes a model.
 
 A slot takes an image in one of two ways: as pixels, which the engine letterboxes into a row of
-`Slot.inputs`, or encoded (`Slot.put`), for a runtime that decodes and letterboxes on its device.
+`Slot.inputs`, or with `Slot.put`, for a runtime that letterboxes on its device: encoded, if it
+decodes there, or as a surface, if it decodes videos there (`Runtime.video`).
 Likewise a forward has one of two results: the head's outputs, from which the host selects, or
 rows that the device selected already (`Selected`).
 """
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brimful.errors import RuntimeFailedError, UsageError
+from brimful.runtimes.video import VideoDevice
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.decode import MemoryFor
@@ -24,6 +26,7 @@ from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.heads.selected import Selected
+from brimful.vision.surface import Surface
 
 Outputs = Sequence[NDArray[np.float32]] | Selected
 """float32 arrays as `ModelSpec.head` lays them out, the first axis the batch; or what the device
@@ -92,8 +95,8 @@ class RuntimeOptions:
 class Slot(Protocol):
     """The preallocated buffers of one batch.
 
-    Each image of a batch is either written into its row of `inputs` or `put` there encoded. Several
-    threads fill different positions at once.
+    Each image of a batch is either written into its row of `inputs` or `put` there. Several threads
+    fill different positions at once.
 
     Attributes:
         canvas: (height, width) of every image in it.
@@ -114,15 +117,16 @@ class Slot(Protocol):
         """Images the slot holds at most."""
         ...
 
-    def put(self, position: int, encoded: Encoded, geometry: Geometry) -> None:
-        """Take an image that the device shall decode.
+    def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
+        """Take an image that the device shall decode, or has decoded.
 
-        Called only for images that `Runtime.decodes` takes. An image whose data turns out to be
-        damaged is reported in `Selected.errors`, and hurts none of its neighbours.
+        Called only for images that `Runtime.decodes` takes, and for surfaces of `Runtime.video`. An
+        image whose data turns out to be damaged is reported in `Selected.errors`, and hurts none
+        of its neighbours.
 
         Args:
             position: Its place in the batch.
-            encoded: The file.
+            image: The file, or the surface, which is kept until `clear`.
             geometry: Where it lies on the canvas.
         """
         ...
@@ -132,7 +136,7 @@ class Slot(Protocol):
         ...
 
     def clear(self) -> None:
-        """Forget encoded images: the batch is settled, and the next one writes its own.
+        """Forget what was put: the batch is settled, and the next one brings its own.
 
         Rows of `inputs` may keep what they hold.
         """
@@ -151,9 +155,9 @@ class HostSlot:
         """Images the slot holds at most."""
         return len(self.inputs)
 
-    def put(self, position: int, encoded: Encoded, geometry: Geometry) -> None:
+    def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
         """Refuse: the runtime says that it decodes nothing."""
-        raise TypeError("this slot takes pixels, not encoded images")
+        raise TypeError("this slot takes pixels, neither encoded images nor surfaces")
 
     def shift(self, start: int, count: int) -> None:
         """Move rows to the front."""
@@ -182,6 +186,11 @@ class Runtime(Protocol):
     max_batch: int
     concurrency: int
     ahead: int
+
+    @property
+    def video(self) -> VideoDevice | None:
+        """What decodes videos so that slots take their frames as surfaces; None for nothing."""
+        ...
 
     @property
     def decodes(self) -> Callable[[Header], bool] | None:

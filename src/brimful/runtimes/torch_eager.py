@@ -30,6 +30,7 @@ from brimful.runtimes.runtime import (
     new_input,
 )
 from brimful.runtimes.threads import available_cpus
+from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
 
@@ -47,6 +48,7 @@ class TorchRuntime:
     input_format: InputFormat = "hwc_u8"
     decodes = None
     memory_for = None
+    video: VideoDevice | None = None
     concurrency = 1
     ahead = 1
 

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from brimful.errors import ImageError, MissingExtraError, UsageError
+from brimful.runtimes.video import VideoDevice
 from brimful.sources.frames import read_frames
 from brimful.sources.image import SourceImage
 from brimful.sources.key import join, printable
@@ -63,10 +64,11 @@ class EntriesSource(ABC):
 
     def chunks(self) -> Iterator[list[SourceImage]]:
         """Yield the images in lists, and the frames of a video one by one."""
-        for images in images_of(self.entries(), self._options):
-            if self._closed:
-                return
-            yield images
+        return self._chunks(None)
+
+    def chunks_with(self, video: VideoDevice) -> Iterator[list[SourceImage]]:
+        """Yield the same, with the frames that a device decodes as surfaces."""
+        return self._chunks(video)
 
     def __len__(self) -> int:
         """Return the number of images, those left out included.
@@ -81,8 +83,16 @@ class EntriesSource(ABC):
         """End a running iteration before its next image."""
         self._closed = True
 
+    def _chunks(self, video: VideoDevice | None) -> Iterator[list[SourceImage]]:
+        for images in images_of(self.entries(), self._options, video):
+            if self._closed:
+                return
+            yield images
 
-def images_of(chunks: Iterable[list[Entry]], options: FileOptions) -> Iterator[list[SourceImage]]:
+
+def images_of(
+    chunks: Iterable[list[Entry]], options: FileOptions, video: VideoDevice | None = None
+) -> Iterator[list[SourceImage]]:
     """Yield a SourceImage per image and one per frame of a video, numbered from 0, in lists."""
     index = 0
     done = options.done
@@ -93,7 +103,7 @@ def images_of(chunks: Iterable[list[Entry]], options: FileOptions) -> Iterator[l
                 if images:
                     yield images
                     images = []
-                for image in _frames(entry, options):
+                for image in _frames(entry, options, video):
                     if image is not None:
                         image.index = index
                         yield [image]
@@ -133,7 +143,9 @@ def named(names: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
         yield files
 
 
-def _frames(entry: Entry, options: FileOptions) -> Iterator[SourceImage | None]:
+def _frames(
+    entry: Entry, options: FileOptions, video: VideoDevice | None
+) -> Iterator[SourceImage | None]:
     """Yield the frames of a video with index 0, None for each one left out."""
     key, done = entry.key, options.done
     if (key, None) in done:  # it could not be opened then
@@ -144,6 +156,7 @@ def _frames(entry: Entry, options: FileOptions) -> Iterator[SourceImage | None]:
             entry.path,
             stride=options.vid_stride,
             leave_out=lambda number: (key, number) in done,
+            device=video,
         ):
             payload = frame.payload
             if payload is None or (isinstance(payload, ImageError) and (key, frame.number) in done):

@@ -1,8 +1,14 @@
-"""Frames of a video file, decoded by FFmpeg through PyAV."""
+"""Frames of a video file, decoded by FFmpeg through PyAV.
+
+A device may lend FFmpeg its decoder (`brimful.runtimes.video`). What the device refuses, and every
+fault that shows up while it decodes, is for the CPU to judge: it goes on from the same frame, so
+frames, numbers, times and errors are the same with a device and without.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +16,9 @@ import numpy as np
 
 from brimful.errors import ImageError
 from brimful.extras import require
+from brimful.runtimes.video import VideoDevice, VideoRefusedError
 from brimful.sources.image import Pixels
+from brimful.vision.surface import Surface
 
 # Containers whose index says how many frames there are; others only estimate it.
 _INDEXED = "mp4"
@@ -23,17 +31,22 @@ class Frame:
     Attributes:
         number: Position in the video, from 0, counted before any stride.
         pts_ms: Presentation time in milliseconds by the time base of the stream, if it has one.
-        payload: BGR pixels with the rotation of the container applied, None when the caller
-            asked to leave the frame out, or the reason why the video ends here.
+        payload: BGR pixels with the rotation of the container applied, on the host or on the
+            device that decoded them; None when the caller asked to leave the frame out, or the
+            reason why the video ends here.
     """
 
     number: int
     pts_ms: float | None
-    payload: Pixels | ImageError | None
+    payload: Pixels | Surface | ImageError | None
 
 
 def read_frames(
-    path: str, *, stride: int = 1, leave_out: Callable[[int], bool] = lambda number: False
+    path: str,
+    *,
+    stride: int = 1,
+    leave_out: Callable[[int], bool] = lambda number: False,
+    device: VideoDevice | None = None,
 ) -> Iterator[Frame]:
     """Yield every `stride`-th frame of a video, then an ImageError frame if it ends in a fault.
 
@@ -42,30 +55,23 @@ def read_frames(
         stride: Every how many-th frame is yielded.
         leave_out: Told the number of a frame, decides whether its pixels are left out. The
             frame is decoded all the same, as later ones depend on it, but not converted.
+        device: What decodes the video if it can; it is told when it cannot.
 
     Raises:
         ImageError: The video cannot be opened or holds no pictures.
         MissingExtraError: PyAV is not installed.
     """
     av = require("av", feature="reading videos", extra="video")
-    try:
-        container = av.open(path)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise ImageError(f"the video cannot be opened: {_reason(error)}") from None
-    with container:
-        if not container.streams.video:
-            raise ImageError("the file holds no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        number = -1
+    first = 0
+    if device is not None:
         try:
-            for number, frame in enumerate(_decode(container, stream)):
-                if number % stride == 0:
-                    payload = None if leave_out(number) else _pixels(frame)
-                    yield Frame(number, _milliseconds(frame), payload)
-        except (av.FFmpegError, EOFError) as error:
-            reason = f"the video is damaged after {number + 1} frames: {_reason(error)}"
-            yield Frame(number + 1, None, ImageError(reason))
+            for frame in _on_device(av, path, stride, leave_out, device):
+                yield frame
+                first = frame.number + 1
+            return
+        except (VideoRefusedError, ImageError, EOFError, av.FFmpegError) as error:
+            device.refused(path, _reason(error))
+    yield from _on_host(av, path, stride, leave_out, first)
 
 
 def count_frames(path: str) -> int | None:
@@ -82,6 +88,51 @@ def count_frames(path: str) -> int | None:
         return None
 
 
+def _on_device(
+    av: Any, path: str, stride: int, leave_out: Callable[[int], bool], device: VideoDevice
+) -> Iterator[Frame]:
+    """Yield frames that a device decodes; raise what ends them too early."""
+    with _opened(av, path, device.open) as container:
+        stream = container.streams.video[0]
+        take = device.start(stream)
+        for number, frame in enumerate(_decode(container, stream)):
+            if number % stride == 0:
+                payload = None if leave_out(number) else take(frame, _quarter_turns(frame))
+                yield Frame(number, _milliseconds(frame), payload)
+
+
+def _on_host(
+    av: Any, path: str, stride: int, leave_out: Callable[[int], bool], first: int
+) -> Iterator[Frame]:
+    """Yield frames from the number `first` on, and the fault that ends them, if any."""
+    with _opened(av, path, av.open) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        number = -1
+        try:
+            for number, frame in enumerate(_decode(container, stream)):
+                if number >= first and number % stride == 0:
+                    payload = None if leave_out(number) else _pixels(frame)
+                    yield Frame(number, _milliseconds(frame), payload)
+        except (av.FFmpegError, EOFError) as error:
+            good = max(number + 1, first)
+            reason = f"the video is damaged after {good} frames: {_reason(error)}"
+            yield Frame(good, None, ImageError(reason))
+
+
+@contextmanager
+def _opened(av: Any, path: str, open_: Callable[[str], Any]) -> Iterator[Any]:
+    """Open a container that holds a video stream."""
+    try:
+        container = open_(path)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise ImageError(f"the video cannot be opened: {_reason(error)}") from None
+    with container:
+        if not container.streams.video:
+            raise ImageError("the file holds no video stream")
+        yield container
+
+
 def _decode(container: Any, stream: Any) -> Iterator[Any]:
     """Yield decoded frames; raise EOFError when the data ends before the container's index."""
     packets = 0
@@ -95,11 +146,18 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
 
 def _pixels(frame: Any) -> Pixels:
     pixels: Pixels = frame.to_ndarray(format="bgr24")
-    # Degrees counter-clockwise, from the display matrix of the container; OpenCV applies it too.
-    quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
+    quarter_turns = _quarter_turns(frame)
     if quarter_turns:
         return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
     return pixels
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Return how often a frame is turned, counter-clockwise, by the container's display matrix.
+
+    OpenCV applies it too.
+    """
+    return round(getattr(frame, "rotation", 0) / 90) % 4
 
 
 def _milliseconds(frame: Any) -> float | None:

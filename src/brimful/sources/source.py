@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol, runtime_checkable
 
+from brimful.runtimes.video import VideoDevice
 from brimful.sources.image import SourceImage
 
 
@@ -43,8 +44,26 @@ class ChunkedSource(Protocol):
         ...
 
 
-def chunks_of(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
-    """Yield the images of a source in the lists it knows them in, or else one by one."""
+@runtime_checkable
+class VideoSource(Protocol):
+    """A source that can leave the decoding of its videos to a device."""
+
+    def chunks_with(self, video: VideoDevice) -> Iterator[list[SourceImage]]:
+        """Yield what `chunks` yields, with the frames that the device decodes as surfaces."""
+        ...
+
+
+def chunks_of(
+    images: Iterable[SourceImage], video: VideoDevice | None = None
+) -> Iterator[list[SourceImage]]:
+    """Yield the images of a source in the lists it knows them in, or else one by one.
+
+    Args:
+        images: The source.
+        video: What decodes its videos, if it can; frames on that device come as surfaces.
+    """
+    if video is not None and isinstance(images, VideoSource):
+        return images.chunks_with(video)
     if isinstance(images, ChunkedSource):
         return images.chunks()
     return ([image] for image in images)

@@ -1,14 +1,15 @@
 """Loader: the images of a slot onto a lane, decoded on the device where they are encoded.
 
-The engines decode to an arena of a ring; kernels turn the planes there into BGR pixels and put
-these onto the canvas. A batch that does not fit an arena goes in pieces. An image that the engines
-cannot decode is decoded on the CPU, and if that fails too, only that image has an error.
+Surfaces, frames of videos that were decoded there before, are read where they are. For encoded
+images the engines decode to an arena of a ring; kernels turn the planes there into BGR pixels and
+put these onto the canvas. A batch that does not fit an arena goes in pieces. An image that the
+engines cannot decode is decoded on the CPU, and if that fails too, only that image has an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from brimful.runtimes.cuda.lane import Graph, Lane
 from brimful.runtimes.cuda.plan import Plan, Plans, room
 from brimful.runtimes.cuda.ring import Arena, DecodeRing
 from brimful.runtimes.cuda.slot import CudaSlot
+from brimful.runtimes.cuda.surfaces import rows_of_surfaces
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS, describe, letterbox
 from brimful.vision.cuda.nvjpeg import NvJpeg, NvJpegError
@@ -46,11 +48,13 @@ class Piece:
         table: int64 (images, letterbox.COLUMNS), where their pixels are or will be.
         size: Largest (height, width) as stored among them.
         arena: Holds their planes and says where, to be released; None for pixels on the host.
+        ready: Events of the device after which the pixels are there.
     """
 
     table: NDArray[np.int64]
     size: Size = (0, 0)
     arena: Arena | None = None
+    ready: list[Any] = field(default_factory=list)
 
 
 class Loader:
@@ -127,9 +131,11 @@ class Loader:
             count: Images in it.
             errors: Gets the reason for each image that cannot be decoded, by its position.
         """
-        encoded = slot.encoded
-        on_host = [i for i in range(count) if encoded[i] is None]
+        encoded, surfaces = slot.encoded, slot.surfaces
+        on_host = [i for i in range(count) if encoded[i] is None and surfaces[i] is None]
         pending = [i for i in range(count) if encoded[i] is not None]
+        if any(surfaces[:count]):
+            yield _surfaces(slot, count)
         start = 0
         while start < len(pending):
             plans = self._fitting(slot, pending[start:])
@@ -158,6 +164,8 @@ class Loader:
         stop = start + count
         lane.table_host.numpy()[start:stop] = piece.table
         with torch.cuda.stream(self._stream):
+            for event in piece.ready:
+                self._stream.wait_event(event)
             if piece.arena is not None:
                 to_bgr(piece.arena.planes, count=count, size=piece.size)
                 piece.arena.release(self._stream)
@@ -277,6 +285,20 @@ def _encoded(slot: CudaSlot, position: int) -> Encoded:
     encoded = slot.encoded[position]
     assert encoded is not None
     return encoded
+
+
+def _surfaces(slot: CudaSlot, count: int) -> Piece:
+    """Return the piece of the surfaces among the first `count` images."""
+    chosen = [
+        (surface, geometry, i)
+        for i, (surface, geometry) in enumerate(
+            zip(slot.surfaces[:count], slot.geometries[:count], strict=True)
+        )
+        if surface is not None and geometry is not None
+    ]
+    surfaces, geometries, positions = zip(*chosen, strict=True)
+    ready = [surface.ready for surface in surfaces if surface.ready is not None]
+    return Piece(rows_of_surfaces(surfaces, geometries, positions), ready=ready)
 
 
 def _decode_on_host(slot: CudaSlot, position: int, errors: dict[int, str]) -> bool:

@@ -30,6 +30,7 @@ from brimful.runtimes.cuda.network import CudaNetwork
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
+from brimful.runtimes.cuda.video import open_video
 from brimful.runtimes.runtime import (
     Done,
     InputFormat,
@@ -99,6 +100,9 @@ class TorchCudaRuntime:
             self._loaders: list[Loader] = []  # until the batch is known
             self._decoder: NvJpeg | None = None
             self._memory = FileMemory()
+            self.video, self._video_note = open_video(
+                techniques, self.spec, self._device, budget=self._budget is not None
+            )
             try:
                 self._fit(model, options)
             except BaseException:
@@ -176,6 +180,7 @@ class TorchCudaRuntime:
             "precision": self._precision,
             "kernels": "fused" if self._network.fused else "cudnn",
             "decode": self._decode_note,
+            "video": self.video.describe() if self.video else self._video_note,
             "forwards": LANES,
         }
 

@@ -1,4 +1,4 @@
-"""CudaSlot: one batch on its way to the device, encoded or as letterboxed pixels."""
+"""CudaSlot: one batch on its way to the device: encoded, letterboxed pixels, or there already."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from brimful.spec import Size
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
+from brimful.vision.surface import Surface
 
 
 class CudaSlot:
-    """A batch of encoded images and of rows of pixels, in any mixture.
+    """A batch of encoded images, surfaces and rows of pixels, in any mixture.
 
     Rows of pixels are pinned memory, which the device reads in place. They are allocated when the
     first image comes as pixels: where the device decodes, none of a folder of JPEGs does.
@@ -32,6 +33,7 @@ class CudaSlot:
         self.canvas = canvas
         self.capacity = capacity
         self.encoded: list[Encoded | None] = [None] * capacity
+        self.surfaces: list[Surface | None] = [None] * capacity
         self.geometries: list[Geometry | None] = [None] * capacity
         self.outputs: list[torch.Tensor] = []
         self._shape = (capacity, *canvas, channels)
@@ -57,10 +59,13 @@ class CudaSlot:
             ]
         return self.outputs
 
-    def put(self, position: int, encoded: Encoded, geometry: Geometry) -> None:
-        """Take an image that the device shall decode."""
+    def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
+        """Take an image that the device shall decode, or has decoded."""
         self.geometries[position] = geometry
-        self.encoded[position] = encoded
+        if isinstance(image, Surface):
+            self.surfaces[position] = image
+        else:
+            self.encoded[position] = image
 
     def shift(self, start: int, count: int) -> None:
         """Move the images [start, start + count) to the front, over what is there."""
@@ -68,11 +73,13 @@ class CudaSlot:
             return
         stop = start + count
         self.encoded[:count] = self.encoded[start:stop]
+        self.surfaces[:count] = self.surfaces[start:stop]
         self.geometries[:count] = self.geometries[start:stop]
         if self._pinned is not None:
             self.inputs[:count] = self.inputs[start:stop]
 
     def clear(self) -> None:
-        """Forget encoded images."""
+        """Forget encoded images, and give the memory of surfaces back."""
         self.encoded = [None] * self.capacity
+        self.surfaces = [None] * self.capacity
         self.geometries = [None] * self.capacity

@@ -15,12 +15,15 @@ class Techniques:
         graphs: Forwards are captured once and replayed; off, every kernel is launched from Python.
         fused: Convolution, bias, activation, residual and concatenation are one kernel; off,
             cuDNN convolves and PyTorch does the rest.
+        video: Frames of videos are decoded by NVDEC and letterboxed from there, where they come out
+            as on the CPU to the last bit; off, both happen on CPU threads.
         select: Confidence cut, NMS and compaction run on the device; off, on the host.
     """
 
     decode: bool = True
     graphs: bool = True
     fused: bool = True
+    video: bool = True
     select: bool = True
 
 
