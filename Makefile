@@ -48,6 +48,7 @@ bench-gpu: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu_accuracy.py
 	$(BIN)/python benchmarks/gpu_predict.py
 	$(BIN)/python benchmarks/gpu_ablation.py
+	$(BIN)/python benchmarks/gpu_masks.py
 	$(BIN)/python benchmarks/gpu_memory.py
 	$(BIN)/python benchmarks/gpu_latency.py
 	$(BIN)/python benchmarks/gpu_video.py

@@ -195,3 +195,16 @@ def test_a_device_that_looks_at_nothing_says_so_for_every_image():
     assert {len(r) for r in results} == {9}
     assert all(r.error is None for r in results)
     assert max(float(r.boxes.max()) for r in results) <= 32
+
+
+def test_a_slot_is_told_where_an_image_written_as_pixels_lies(monkeypatch):
+    told = []
+
+    def noted(self, position, geometry) -> None:
+        told.append((geometry.image, int(self.inputs[position].max())))
+
+    monkeypatch.setattr(DebugSlot, "place", noted)
+    with debug_engine(encoded="decode", batch=2, workers=1) as engine:
+        list(engine.predict(ListedSource([gray(120, 20, 30), jpeg(10), gray(200, 64, 40)])))
+    # after its pixels are there; and what goes encoded is told by `put`
+    assert sorted(told) == [((20, 30), 120), ((64, 40), 200)]

@@ -7,6 +7,9 @@ import pytest
 from test_postprocess import HEADS, IMAGES, TASKS, assert_same, fake_outputs, placed, spec
 
 from brimful.errors import ModelError
+from brimful.vision.heads.encoded_masks import EncodedMasks
+from brimful.vision.heads.rows import Inverse
+from brimful.vision.masks import instance_masks
 from brimful.vision.postprocess import (
     SELECT,
     PostprocessConfig,
@@ -108,3 +111,51 @@ def test_a_classifier_selects_nothing():
     rows = selected(spec(), fake_outputs(spec(), 1), 1)
     with pytest.raises(ModelError, match="probabilities"):
         run(rows, placed(IMAGES[:1]))
+
+
+def encoded(model, outputs, count, errors=None):
+    """Rows whose masks are all encoded as the host would, but for every third."""
+    chosen = selected(model, outputs, count, errors)
+    boxes = Inverse.of(chosen.rows, placed()[:count]).boxes(chosen.rows.boxes)
+    texts = []
+    for image, span in enumerate(chosen.rows.spans()):
+        geometry = placed()[image].geometry
+        masks = instance_masks(outputs[1][image], chosen.rows.extra[span], boxes[span], geometry)
+        texts += ["" if mask is None else mask["counts"] for mask in masks]
+    lengths = np.array([len(text) for text in texts], np.int32)
+    lengths[::3] = -1
+    text = "".join(text for text, length in zip(texts, lengths, strict=True) if length > 0)
+    chosen.masks = EncodedMasks.of(lengths, text.encode(), dict(enumerate(outputs[1])))
+    chosen.arrays = ()
+    return chosen
+
+
+@pytest.mark.parametrize("failed", [[], [0], [1, 3]])
+def test_masks_that_the_device_encoded_and_those_it_had_no_room_for(failed):
+    model = spec("segment")
+    run = build_postprocess(model, PostprocessConfig())
+    outputs, images = fake_outputs(model, len(IMAGES)), placed()
+    outputs[1] = np.round(outputs[1])
+    expected = run(outputs, images)
+    errors = dict.fromkeys(failed, "damaged")
+    found = run(encoded(model, outputs, len(images), errors), images)
+    assert [d.error for d in found] == [errors.get(i) for i in range(len(images))]
+    assert_same(
+        [d for d in found if d.error is None],
+        [d for i, d in enumerate(expected) if i not in failed],
+    )
+
+
+def test_masks_of_another_number_or_task_are_refused():
+    model = spec("segment")
+    outputs, images = fake_outputs(model, 2), placed(IMAGES[:2])
+    run = build_postprocess(model, PostprocessConfig())
+    chosen = encoded(model, outputs, 2)
+    keep = np.arange(len(chosen.masks.lengths)) > 0
+    chosen.masks = chosen.masks.where(keep)
+    with pytest.raises(ModelError, match="expected a mask for each of"):
+        run(chosen, images)
+    chosen.rows = chosen.rows.where(keep)
+    assert len(run(chosen, images)) == 2
+    with pytest.raises(ModelError, match="for a detect model"):
+        build_postprocess(spec(), PostprocessConfig())(chosen, images)

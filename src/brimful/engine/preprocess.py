@@ -107,6 +107,7 @@ class HostPreprocess:
             classify_crop(image, slot.inputs[position])
         else:
             letterbox(image, geometry, slot.inputs[position])
+            slot.place(position, geometry)
 
 
 def _checked(pixels: NDArray[Any]) -> Pixels:

@@ -131,6 +131,13 @@ class Slot(Protocol):
         """
         ...
 
+    def place(self, position: int, geometry: Geometry) -> None:
+        """Say where an image that was written into a row of `inputs` lies on the canvas.
+
+        A runtime that computes on its device in pixels of the original image needs it.
+        """
+        ...
+
     def shift(self, start: int, count: int) -> None:
         """Move the images [start, start + count) to the front, over what is there."""
         ...
@@ -158,6 +165,9 @@ class HostSlot:
     def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
         """Refuse: the runtime says that it decodes nothing."""
         raise TypeError("this slot takes pixels, neither encoded images nor surfaces")
+
+    def place(self, position: int, geometry: Geometry) -> None:
+        """Do nothing: the host takes results to the original image."""
 
     def shift(self, start: int, count: int) -> None:
         """Move rows to the front."""

@@ -9,6 +9,7 @@ outside the box is ever computed.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,43 @@ from brimful.vision.geometry import Geometry
 
 CHUNK_BYTES = 32 << 20
 """Most memory for the mask logits of one image at a time, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """How an axis of the prototypes becomes that axis of the image: enlarged, cut, resized.
+
+    Attributes:
+        factor: By which the prototypes are enlarged first.
+        start: First pixel of the enlarged prototypes that belongs to the image.
+        count: How many do.
+        target: Pixels of the image, to which these are resized.
+    """
+
+    factor: int
+    start: int
+    count: int
+    target: int
+
+
+def axes(geometry: Geometry, grid: Size) -> tuple[Axis, Axis]:
+    """Return the way from prototypes of size `grid` to the image, (vertical, horizontal).
+
+    The image's part of the prototypes may start between two of them. They are enlarged first by
+    the smallest factor that makes it start on a pixel, as the reference does.
+    """
+    ratio = max(1, geometry.canvas[0] // grid[0])
+    factor = 1
+    for whole, side in zip(geometry.canvas, geometry.resized, strict=True):
+        padding = whole - side
+        factor = max(factor, ratio // math.gcd(ratio, padding, padding // 2))
+    found = []
+    for axis, padding in enumerate((geometry.top, geometry.left)):
+        start = padding * factor // ratio
+        stop = start + geometry.resized[axis] * factor // ratio
+        count = min(stop, factor * grid[axis]) - start
+        found.append(Axis(factor, start, count, geometry.image[axis]))
+    return found[0], found[1]
 
 
 def instance_masks(
@@ -109,23 +147,12 @@ def _support(weights: FloatArray) -> tuple[int, int]:
 
 @lru_cache(maxsize=16)
 def _weights(geometry: Geometry, grid: Size) -> tuple[FloatArray, FloatArray]:
-    """Return weights (image height, mh) and (image width, mw) from prototype to image pixels.
-
-    The image's part of the prototypes may start between two of them. They are enlarged first by
-    the smallest factor that makes it start on a pixel, as the reference does.
-    """
-    ratio = max(1, geometry.canvas[0] // grid[0])
-    factor = 1
-    for whole, side in zip(geometry.canvas, geometry.resized, strict=True):
-        padding = whole - side
-        factor = max(factor, ratio // math.gcd(ratio, padding, padding // 2))
-    axes = []
-    for axis, start in enumerate((geometry.top, geometry.left)):
-        enlarged = _bilinear(grid[axis], factor * grid[axis])
-        start = start * factor // ratio
-        stop = start + geometry.resized[axis] * factor // ratio
-        axes.append(_interpolate(enlarged[start:stop], geometry.image[axis]))
-    return axes[0], axes[1]
+    """Return weights (image height, mh) and (image width, mw) from prototype to image pixels."""
+    tables = []
+    for axis, side in zip(axes(geometry, grid), grid, strict=True):
+        enlarged = _bilinear(side, axis.factor * side)[axis.start : axis.start + axis.count]
+        tables.append(_interpolate(enlarged, axis.target))
+    return tables[0], tables[1]
 
 
 def _bilinear(source: int, target: int) -> FloatArray:

@@ -16,7 +16,7 @@ from brimful.vision.heads.obb import obb
 from brimful.vision.heads.placed import Placed
 from brimful.vision.heads.pose import pose
 from brimful.vision.heads.rows import Rows
-from brimful.vision.heads.segment import segment
+from brimful.vision.heads.segment import segment, segment_encoded
 from brimful.vision.heads.select import select_nms_free, select_raw, select_yolov5
 from brimful.vision.heads.selected import Selected
 
@@ -101,7 +101,7 @@ def _finish_selected(
     selected: Selected, placed: Sequence[Placed], spec: ModelSpec, finish: Finish
 ) -> list[Detections]:
     """Take rows that the device selected to the original images."""
-    rows, errors = selected.rows, selected.errors
+    rows, masks, errors = selected.rows, selected.masks, selected.errors
     if len(rows.truncated) != len(placed) or any(i >= len(placed) for i in errors):
         raise ModelError(
             f"expected rows of {len(placed)} images, got rows of {len(rows.truncated)} and "
@@ -110,8 +110,13 @@ def _finish_selected(
     if not placed:
         return []
     if errors:
-        rows = rows.where(~np.isin(rows.image, list(errors)))
-    found = finish(rows, selected.arrays, placed, spec)
+        good = ~np.isin(rows.image, list(errors))
+        rows = rows.where(good)
+        masks = None if masks is None else masks.where(good)
+    if masks is None:
+        found = finish(rows, selected.arrays, placed, spec)
+    else:
+        found = segment_encoded(rows, masks, placed, spec)
     for position, error in errors.items():
         found[position] = placed[position].failed(spec, error)
     return found

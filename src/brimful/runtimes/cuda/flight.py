@@ -42,6 +42,9 @@ class Flight:
         arrays = [host.numpy()[: self.count] for host in self.slot.outputs]
         if self.graph.select is not None:
             rows = self.graph.select.rows(self.count)
+            if self.graph.masks is not None:
+                masks = self.graph.masks.masks(self.graph.select.found(self.count))
+                return Selected(rows=rows, masks=masks, errors=self.errors)
             return Selected(rows=rows, arrays=arrays, errors=self.errors)
         if self.errors:
             raise RuntimeFailedError("; ".join(self.errors.values()))

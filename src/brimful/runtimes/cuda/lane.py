@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from brimful.runtimes.cuda.network import CudaNetwork
-from brimful.spec import ModelSpec, Size
+from brimful.runtimes.cuda.slot import CudaSlot
+from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
+from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS
+from brimful.vision.cuda.masks import DeviceMasks, MaskBuffers
 from brimful.vision.cuda.select import DeviceSelect
 from brimful.vision.heads.config import PostprocessConfig
 
@@ -39,6 +42,7 @@ class Graph:
         input: (bucket, channels, height, width) in the network's dtype, channels-last.
         replay: Runs it on the current stream.
         select: Holds the rows afterwards; None when the host selects.
+        masks: Holds their masks; None when the host computes them, or there are none.
         outputs: float32 outputs that the host needs, on the device.
         keeps: What the graph reads and nothing else holds.
     """
@@ -48,6 +52,7 @@ class Graph:
     input: Tensor
     replay: Callable[[], None]
     select: DeviceSelect | None
+    masks: DeviceMasks | None
     outputs: list[Tensor]
     keeps: tuple[Any, ...]
 
@@ -56,7 +61,11 @@ class Lane:
     """A stream, its buffers, and its graphs."""
 
     def __init__(
-        self, network: CudaNetwork, capacity: int, device: Any, *, captures: bool = True
+        self,
+        network: CudaNetwork,
+        capacity: int,
+        device: Any,
+        techniques: Techniques = DEFAULT,
     ) -> None:
         """Make the buffers that do not depend on the canvas.
 
@@ -64,7 +73,7 @@ class Lane:
             network: What graphs are captured of.
             capacity: Images of a batch at most.
             device: CUDA device, the current one.
-            captures: Whether to capture graphs; False launches every kernel anew, for comparison.
+            techniques: Whether to capture graphs, and to compute masks on the device.
         """
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -74,7 +83,10 @@ class Lane:
         self.live = torch.zeros(1, dtype=torch.int32, device=device)
         self._network = network
         self._device = device
-        self._captures = captures
+        self._captures = techniques.graphs
+        self._capacity = capacity
+        self._masks = techniques.masks and network.spec.task == "segment"
+        self._mask_buffers: MaskBuffers | None = None
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: OrderedDict[tuple[Size, int], Graph] = OrderedDict()
         self._input = torch.empty(0, dtype=network.dtype, device=device)
@@ -86,16 +98,19 @@ class Lane:
             self._graphs.move_to_end((canvas, bucket))
         return graph
 
-    def run(self, graph: Graph, count: int, hosts: list[Tensor]) -> None:
+    def run(self, graph: Graph, slot: CudaSlot, count: int) -> None:
         """Queue a forward of what has been loaded; `finished` tells when it has ended.
 
         Args:
             graph: One of this lane's.
+            slot: Says where images lie on the canvas; its pinned memory gets `Graph.outputs`.
             count: Images that are there.
-            hosts: Pinned memory, (at least count, ...), that gets `Graph.outputs`.
         """
         self.live_host[0] = count
+        hosts = slot.host_outputs(graph.outputs)
         with torch.cuda.stream(self.stream):
+            if graph.masks is not None:
+                graph.masks.place(slot.geometries[:count])
             graph.replay()
             for host, output in zip(hosts, graph.outputs, strict=True):
                 host[:count].copy_(output[:count], non_blocking=True)
@@ -134,19 +149,20 @@ class Lane:
             # Searches of libraries for their fastest kernel must not be captured.
             for _ in range(1 if network.fused else 3):
                 outputs = network(images)
-            select = _select(spec, config, outputs, bucket, self._device)
-            if select is not None:
-                select.launch(outputs[0], self.live)
+            select, masks = self._selection(config, outputs, bucket)
+            _launch(select, masks, outputs, self.live)
             self.stream.synchronize()
             torch.cuda.empty_cache()  # the capture takes its memory from a pool of its own
-            outputs, replay, keeps = self._captured(images, select, outputs)
-        needed = outputs if select is None else outputs[1:] if spec.task == "segment" else []
+            outputs, replay, keeps = self._captured(images, select, masks, outputs)
+        host_masks = spec.task == "segment" and masks is None
+        needed = outputs if select is None else outputs[1:] if host_masks else []
         captured = Graph(
             canvas=canvas,
             bucket=bucket,
             input=images,
             replay=replay,
             select=select,
+            masks=masks,
             outputs=list(needed),
             keeps=(keeps, network.anchors()),
         )
@@ -156,7 +172,11 @@ class Lane:
         return captured
 
     def _captured(
-        self, images: Tensor, select: DeviceSelect | None, outputs: list[Tensor]
+        self,
+        images: Tensor,
+        select: DeviceSelect | None,
+        masks: DeviceMasks | None,
+        outputs: list[Tensor],
     ) -> tuple[list[Tensor], Callable[[], None], Any]:
         """Capture a forward that has run before; return its outputs, its replay, and the graph."""
         network = self._network
@@ -164,8 +184,7 @@ class Lane:
         def forward() -> list[Tensor]:
             self.live.copy_(self.live_host, non_blocking=True)  # a replay reads what is there then
             found = network(images)
-            if select is not None:
-                select.launch(found[0], self.live)
+            _launch(select, masks, found, self.live)
             return found
 
         if not self._captures:
@@ -208,19 +227,38 @@ class Lane:
     def clear(self) -> None:
         """Drop the graphs and their memory."""
         self._graphs.clear()
+        self._mask_buffers = None
         self._input = torch.empty(0, device=self._device)
 
+    def _selection(
+        self, config: PostprocessConfig | None, outputs: list[Tensor], bucket: int
+    ) -> tuple[DeviceSelect | None, DeviceMasks | None]:
+        """Return the device's selection and masks, or None for what the host does."""
+        spec = self._network.spec
+        if config is None or DeviceSelect.supports(spec, config) is not None:
+            return None, None
+        head = outputs[0]
+        candidates = head.shape[2] if spec.head == "raw" else head.shape[1]
+        if not self._masks:
+            return DeviceSelect(spec, config, bucket, candidates, self._device), None
+        buffers = self._buffers(min(config.max_det, candidates), 6 + spec.extra)
+        copy = buffers.rows, buffers.counts
+        select = DeviceSelect(spec, config, bucket, candidates, self._device, copy=copy)
+        height, width = outputs[1].shape[2:]
+        return select, DeviceMasks(buffers, bucket, (height, width))
 
-def _select(
-    spec: ModelSpec,
-    config: PostprocessConfig | None,
-    outputs: list[Tensor],
-    bucket: int,
-    device: Any,
-) -> DeviceSelect | None:
-    """Return the device's selection, or None when the host selects."""
-    if config is None or spec.task == "classify" or DeviceSelect.supports(spec, config) is not None:
-        return None
-    head = outputs[0]
-    candidates = head.shape[2] if spec.head == "raw" else head.shape[1]
-    return DeviceSelect(spec, config, bucket, candidates, device)
+    def _buffers(self, limit: int, width: int) -> MaskBuffers:
+        """Return memory for the masks of a batch; graphs that were captured keep what they have."""
+        if self._mask_buffers is None or self._mask_buffers.limit < limit:
+            self._mask_buffers = MaskBuffers(self._capacity, limit, width, self._device)
+        return self._mask_buffers
+
+
+def _launch(
+    select: DeviceSelect | None, masks: DeviceMasks | None, outputs: list[Tensor], live: Tensor
+) -> None:
+    """Launch what follows the network."""
+    if select is not None:
+        select.launch(outputs[0], live)
+    if masks is not None:
+        masks.launch(outputs[1])

@@ -242,8 +242,7 @@ class TorchCudaRuntime:
     def _open_lanes(self, batch: int) -> None:
         self.max_batch = batch
         self._lanes = [
-            Lane(self._network, batch, self._device, captures=self._techniques.graphs)
-            for _ in range(LANES)
+            Lane(self._network, batch, self._device, self._techniques) for _ in range(LANES)
         ]
         height, width = self._largest
         for lane in self._lanes:

@@ -67,6 +67,10 @@ class CudaSlot:
         else:
             self.encoded[position] = image
 
+    def place(self, position: int, geometry: Geometry) -> None:
+        """Say where an image that was written as pixels lies on the canvas."""
+        self.geometries[position] = geometry
+
     def shift(self, start: int, count: int) -> None:
         """Move the images [start, start + count) to the front, over what is there."""
         if not start:
@@ -79,7 +83,7 @@ class CudaSlot:
             self.inputs[:count] = self.inputs[start:stop]
 
     def clear(self) -> None:
-        """Forget encoded images, and give the memory of surfaces back."""
+        """Forget encoded images and where all of them lie, and give the memory of surfaces back."""
         self.encoded = [None] * self.capacity
         self.surfaces = [None] * self.capacity
         self.geometries = [None] * self.capacity

@@ -18,6 +18,8 @@ class Techniques:
         video: Frames of videos are decoded by NVDEC and letterboxed from there, where they come out
             as on the CPU to the last bit; off, both happen on CPU threads.
         select: Confidence cut, NMS and compaction run on the device; off, on the host.
+        masks: Masks are computed and encoded on the device; off, or without `select`, prototypes
+            are copied to the host, which does it.
     """
 
     decode: bool = True
@@ -25,6 +27,7 @@ class Techniques:
     fused: bool = True
     video: bool = True
     select: bool = True
+    masks: bool = True
 
 
 DEFAULT = Techniques()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import triton
 
+from brimful.detections import IntArray
 from brimful.errors import ModelError
 from brimful.spec import ModelSpec
 from brimful.vision.cuda.candidates import KEY_BITS, find_candidates, keep_best
@@ -44,7 +45,14 @@ class DeviceSelect:
     """
 
     def __init__(
-        self, spec: ModelSpec, config: PostprocessConfig, batch: int, candidates: int, device: Any
+        self,
+        spec: ModelSpec,
+        config: PostprocessConfig,
+        batch: int,
+        candidates: int,
+        device: Any,
+        *,
+        copy: tuple[Any, Any] | None = None,
     ) -> None:
         """Allocate the buffers for outputs of one shape.
 
@@ -54,6 +62,9 @@ class DeviceSelect:
             batch: Images of an output.
             candidates: Anchors per image, or rows of an NMS-free head.
             device: Where the outputs are, a torch device or its name.
+            copy: Memory on the device that gets the rows as well, for who goes on with them there:
+                float32 (at least batch * rows of an image, 6 + spec.extra), the rows of all images
+                without gaps, and int32 (2, at least batch), first how many rows each image has.
 
         Raises:
             ValueError: The model or the config is one that `supports` gives a reason against, or
@@ -94,6 +105,9 @@ class DeviceSelect:
         width = 6 + spec.extra
         self._rows = torch.zeros((batch * self._limit, width), dtype=torch.float32, **pinned)
         self._counts = torch.zeros((2, batch), dtype=torch.int32, **pinned)
+        self._targets = [(self._rows, self._counts)]
+        if copy is not None:
+            self._targets.append(copy)
 
     @staticmethod
     def supports(spec: ModelSpec, config: PostprocessConfig) -> str | None:
@@ -130,6 +144,15 @@ class DeviceSelect:
             self._launch_nms_free(output, live)
         else:
             self._launch_nms(output, live)
+
+    @property
+    def limit(self) -> int:
+        """Rows of an image at most."""
+        return self._limit
+
+    def found(self, count: int) -> IntArray:
+        """Return how many rows each of the first `count` images has, as `rows` does."""
+        return self._counts.numpy()[0, :count]
 
     def rows(self, count: int) -> Rows:
         """Return what the last launch found, once its stream was waited for.
@@ -243,26 +266,27 @@ class DeviceSelect:
 
     def _write(self, output: Any, strides: tuple[int, int, int], *, first_extra: int) -> None:
         spec = self._spec
-        write_rows[(self._batch,)](
-            output,
-            self._found,
-            self._kept,
-            self._kept_count,
-            self._rows,
-            self._counts[0],
-            self._counts[1],
-            self._limit,
-            self._config.max_nms,
-            6 + spec.extra,
-            first_extra,
-            *strides,
-            KEYS=spec.head != "nms_free",
-            CORNERS=spec.head != "nms_free" and spec.task != "obb",
-            LABEL_BITS=self._label_bits,
-            IMAGES=triton.next_power_of_2(self._batch),
-            CHUNK=CHUNK,
-            enable_fp_fusion=False,
-        )
+        for rows, counts in self._targets:
+            write_rows[(self._batch,)](
+                output,
+                self._found,
+                self._kept,
+                self._kept_count,
+                rows,
+                counts[0],
+                counts[1],
+                self._limit,
+                self._config.max_nms,
+                6 + spec.extra,
+                first_extra,
+                *strides,
+                KEYS=spec.head != "nms_free",
+                CORNERS=spec.head != "nms_free" and spec.task != "obb",
+                LABEL_BITS=self._label_bits,
+                IMAGES=triton.next_power_of_2(self._batch),
+                CHUNK=CHUNK,
+                enable_fp_fusion=False,
+            )
 
 
 def reach_of(iou: float) -> float:

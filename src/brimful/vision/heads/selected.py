@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from brimful.detections import FloatArray
+from brimful.vision.heads.encoded_masks import EncodedMasks
 from brimful.vision.heads.rows import Rows
 
 
@@ -21,10 +22,13 @@ class Selected:
             entry for each image of the batch and none for a padded tail.
         arrays: The further outputs that the task needs, the batch first: the prototypes of a
             segment model, (batch, channels, height, width). Empty for the other tasks.
+        masks: Of a segment model whose masks were computed on the device, too; `arrays` is empty
+            then.
         errors: Why an image of the batch has no result, by its position: the device could not
             decode it. Rows of such an image are ignored.
     """
 
     rows: Rows
     arrays: Sequence[FloatArray] = ()
+    masks: EncodedMasks | None = None
     errors: dict[int, str] = field(default_factory=dict)
