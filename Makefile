@@ -47,6 +47,7 @@ bench-gpu: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu_decode_stress.py
 	$(BIN)/python benchmarks/gpu_accuracy.py
 	$(BIN)/python benchmarks/gpu_predict.py
+	$(BIN)/python benchmarks/gpu_runtimes.py
 	$(BIN)/python benchmarks/gpu_ablation.py
 	$(BIN)/python benchmarks/gpu_masks.py
 	$(BIN)/python benchmarks/gpu_memory.py

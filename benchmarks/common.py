@@ -23,6 +23,7 @@ PACKAGES = (
     "brimful",
     "numpy",
     "onnxruntime",
+    "onnxruntime-gpu",
     "openvino",
     "opencv-python-headless",
     "simplejpeg",

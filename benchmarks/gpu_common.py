@@ -64,9 +64,12 @@ def model(name: str) -> Path:
 class GpuMonitor:
     """NVML's view of a device while something runs."""
 
-    def __init__(self, index: int = 0, every_s: float = 0.05) -> None:
-        """Prepare to sample a device."""
+    def __init__(self, every_s: float = 0.05) -> None:
+        """Prepare to sample the first device that CUDA sees."""
         import pynvml
+
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        index = int(visible) if visible.isdecimal() else 0
 
         pynvml.nvmlInit()
         self._nvml = pynvml

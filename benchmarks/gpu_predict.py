@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--scale", type=float, default=1.0, help="Share of the images to run.")
     parser.add_argument("--others", type=int, default=2_000, help="Images for the other tools.")
+    parser.add_argument("--result", default="gpu_predict", help="Name of the JSON file.")
     parser.add_argument("--cases", type=int, nargs="*", default=list(range(len(CASES))))
     options = parser.parse_args()
     main_guard()
@@ -255,7 +256,7 @@ def main() -> None:
             rows.append(row)
             show(row)
     facts = {"gpu": gpu_environment(), "batch": options.batch, "rows": rows}
-    path = write_json("gpu_predict", facts)
+    path = write_json(options.result, facts)
     print(f"written: {path.name}")
 
 

@@ -96,8 +96,7 @@ def ours(contestant: str, name: str, files: list[Path], batch: int) -> None:
                     break
         prepare_interpreter()
         running.reset_stats()
-        timings = running.runtime.timings
-        timings.update(dict.fromkeys(timings, 0.0))
+        before = running.runtime.timings
         cpu = time.process_time()
         with GpuMonitor() as monitor:
             begun = time.perf_counter()
@@ -108,7 +107,7 @@ def ours(contestant: str, name: str, files: list[Path], batch: int) -> None:
                 detections += sum(map(len, results))
             seconds = time.perf_counter() - begun
         cpu = time.process_time() - cpu
-        report = running.report()
+        report, timings = running.report(), running.runtime.timings
         tell(
             contestant,
             frames=count,
@@ -121,7 +120,7 @@ def ours(contestant: str, name: str, files: list[Path], batch: int) -> None:
             cpu_us=round(1e6 * cpu / count, 1),
             limits=report.limits.name,
             stages={use.name: round(use.busy, 3) for use in report.stages},
-            driver={part: round(spent / seconds, 3) for part, spent in timings.items()},
+            driver={k: round((spent - before[k]) / seconds, 3) for k, spent in timings.items()},
             mean_batch=round(count / max(1, sum(report.batches.values())), 1),
             engine=running.describe(),
         )

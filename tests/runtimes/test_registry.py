@@ -103,16 +103,63 @@ def test_auto_takes_the_fastest_there_is_and_says_which(kind, missing, expected,
         ("pt", {"device": "cuda"}, "torch"),
         ("pt", {"precision": "bf16"}, "openvino"),
         ("torchscript", {"device": "cuda:1"}, "torchscript"),
+        ("onnx", {"device": "cuda:1"}, "onnxruntime"),
+        ("onnx", {"device": "cuda", "precision": "fp16"}, "onnxruntime"),
+        ("pt", {"device": "cuda", "precision": "fp16"}, "torch"),
     ],
 )
 def test_auto_by_format_device_and_precision(kind, options, expected):
-    assert registry._pick(model_of(kind), RuntimeOptions(**options)).name == expected
+    options = RuntimeOptions(**options)
+    entry = registry._pick(model_of(kind), options)
+    assert entry.name == expected
+    assert options.device.partition(":")[0] in entry.devices
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "taken"),
+    [
+        ("onnx", "cpu", "cpu"),
+        ("pt", "cpu", "cpu"),
+        ("onnx", "cuda:3", "cuda"),
+        ("pt", "cuda", "cuda"),
+    ],
+)
+def test_a_runtime_by_name_is_that_of_the_device(kind, device, taken):
+    entry = registry._named("onnxruntime", model_of(kind), RuntimeOptions(device=device))
+    assert entry.devices == (taken,)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("auto", "onnx"), ("onnxruntime", "pt")])
+@pytest.mark.parametrize("missing", ["torch", "triton"])
+def test_onnxruntime_on_cuda_needs_torch(name, kind, missing, monkeypatch):
+    without(monkeypatch, missing)
+    with pytest.raises(MissingExtraError, match="onnxruntime runtime on CUDA") as refusal:
+        load_runtime(name, model_of(kind), RuntimeOptions(device="cuda"))
+    assert repr(missing) in str(refusal.value)
+
+
+@CPU_ONLY
+@pytest.mark.parametrize(
+    ("name", "kind", "keeps"),
+    [
+        ("auto", "onnx", True),
+        ("onnxruntime", "pt", True),
+        ("auto", "pt", True),
+        ("auto", "torchscript", False),
+    ],
+)
+def test_who_keeps_a_budget(name, kind, keeps):
+    """Who does gets as far as looking for the device."""
+    options = RuntimeOptions(device="cuda", memory=2**30)
+    with pytest.raises(UsageError) as refusal:
+        load_runtime(name, model_of(kind), options)
+    assert ("gpu_mem is kept" in str(refusal.value)) != keeps
 
 
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("onnx", {"device": "cuda"}),
+        ("onnx", {"device": "cuda", "precision": "bf16"}),
         ("torchscript", {"precision": "bf16"}),
         ("pt", {"device": "tpu"}),
         ("openvino", {"device": "cuda"}),
@@ -123,11 +170,12 @@ def test_auto_with_nothing_that_fits(kind, options):
         load_runtime("auto", model_of(kind), RuntimeOptions(**options))
 
 
-@pytest.mark.parametrize("entry", RUNTIMES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", RUNTIMES, ids=lambda entry: entry.extra)
 def test_a_missing_library_gives_the_install_line(entry, monkeypatch):
     without(monkeypatch, entry.module)
     with pytest.raises(MissingExtraError) as refusal:
-        load_runtime(entry.name, model_of(entry.formats[0]), RuntimeOptions())
+        options = RuntimeOptions(device=entry.devices[0])
+        load_runtime(entry.name, model_of(entry.formats[0]), options)
     assert f"pip install 'brimful[{entry.extra}]'" in str(refusal.value)
     assert repr(entry.module) in str(refusal.value)
 
@@ -153,6 +201,8 @@ def test_every_install_line_exists():
     ("name", "kind", "there"),
     [
         ("onnxruntime", "onnx", "CPUExecutionProvider"),
+        ("auto", "onnx", "CPUExecutionProvider"),
+        ("onnxruntime", "pt", "CPUExecutionProvider"),
         ("openvino", "onnx", "device=cpu"),
         ("torch", "pt", "finds no CUDA device"),
         ("auto", "pt", "finds no CUDA device"),

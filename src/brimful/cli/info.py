@@ -22,7 +22,8 @@ def info(*, model: str | None, runtime: str, trust_model: bool) -> None:
     if model is None:
         click.echo(f"brimful {installed_version('brimful')}, {available_cpus()} CPUs")
         for entry in RUNTIMES:
-            version = installed_version(entry.module) if installed(entry.module) else None
+            names = entry.distributions or (entry.module,)
+            version = installed_version(*names) if installed(entry.module) else None
             state = version or f"not installed: pip install 'brimful[{entry.extra}]'"
             takes = f"{', '.join(entry.formats)} on {', '.join(entry.devices)}"
             click.echo(f"  {entry.name:12} {state:12} takes {takes}")

@@ -1,4 +1,4 @@
-"""The `onnxruntime` runtime on the CPU.
+"""The `onnxruntime` runtime on the CPU; on a GPU it is `cuda/onnx_runtime.py`.
 
 Each worker thread runs its own forward on one session, and the session's own threads are shared
 out among them: two forwards of one thread each beat one forward of two threads, because nothing
@@ -53,12 +53,7 @@ class OnnxRuntime:
         cpus = options.threads or available_cpus()
         self._session = open_session(path, threads=1)
         self.spec: ModelSpec = read_spec(self._session, model)
-        kind = self._session.get_inputs()[0].type
-        if kind not in ("tensor(float)", "tensor(float16)"):
-            raise ModelError(
-                f"{path}: expected an input of float32 or float16 pixels from 0 to 1, found {kind}"
-            )
-        self._half = kind == "tensor(float16)"
+        self._half = takes_half(self._session, path)
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
         self.concurrency = cpus
         self._input = self._session.get_inputs()[0].name
@@ -122,6 +117,20 @@ def open_session(path: Path, *, threads: int) -> Any:
         raise ModelError(f"{path} cannot be loaded by onnxruntime: {error}") from error
 
 
+def takes_half(session: Any, path: Path) -> bool:
+    """Tell whether the input of an open session is float16.
+
+    Raises:
+        ModelError: It is neither that nor float32.
+    """
+    kind = session.get_inputs()[0].type
+    if kind not in ("tensor(float)", "tensor(float16)"):
+        raise ModelError(
+            f"{path}: expected an input of float32 or float16 pixels from 0 to 1, found {kind}"
+        )
+    return bool(kind == "tensor(float16)")
+
+
 def read_spec(session: Any, model: Model) -> ModelSpec:
     """Read the ModelSpec of an open session."""
     metadata = parse_metadata(session.get_modelmeta().custom_metadata_map, origin=str(model.path))
@@ -149,11 +158,8 @@ def _shape(shape: list[Any]) -> Shape:
 
 def _check(options: RuntimeOptions) -> None:
     if options.device != "cpu":
-        import onnxruntime
-
         raise UsageError(
-            f"device {options.device!r} was asked for, but this onnxruntime has the providers "
-            f"{', '.join(onnxruntime.get_available_providers())}; use device=cpu or another runtime"
+            f"device {options.device!r} is unknown to onnxruntime; expected cpu, cuda or cuda:INDEX"
         )
     if options.precision != "fp32":
         raise UsageError(

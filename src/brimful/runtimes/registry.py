@@ -26,6 +26,8 @@ class Entry:
         devices: Kinds of device it runs on.
         precisions: Arithmetic it offers, where the device has it.
         load: Imports and makes it.
+        keeps_budget: Whether it limits the memory of its device.
+        distributions: Packages that bring the module, where their names are others.
     """
 
     name: str
@@ -35,12 +37,23 @@ class Entry:
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
     load: Callable[[Model, RuntimeOptions], Runtime]
+    keeps_budget: bool = False
+    distributions: tuple[str, ...] = ()
 
 
 def _onnxruntime(model: Model, options: RuntimeOptions) -> Runtime:
     from brimful.runtimes.onnx import OnnxRuntime
 
     return OnnxRuntime(model, options)
+
+
+def _onnxruntime_cuda(model: Model, options: RuntimeOptions) -> Runtime:
+    feature = "The onnxruntime runtime on CUDA"
+    require("torch", feature=feature, extra="onnxruntime-gpu")
+    require("triton", feature=feature, extra="onnxruntime-gpu")
+    from brimful.runtimes.cuda.onnx_runtime import OnnxCudaRuntime
+
+    return OnnxCudaRuntime(model, options)
 
 
 def _openvino(model: Model, options: RuntimeOptions) -> Runtime:
@@ -78,6 +91,7 @@ RUNTIMES: tuple[Entry, ...] = (
         devices=("cpu",),
         precisions=("fp32",),
         load=_onnxruntime,
+        distributions=("onnxruntime", "onnxruntime-gpu"),
     ),
     Entry(
         name="torch",
@@ -87,6 +101,18 @@ RUNTIMES: tuple[Entry, ...] = (
         devices=("cpu", "cuda"),
         precisions=("fp32", "bf16", "fp16"),
         load=_torch,
+        keeps_budget=True,
+    ),
+    Entry(
+        name="onnxruntime",
+        module="onnxruntime",
+        extra="onnxruntime-gpu",
+        formats=("pt", "onnx"),
+        devices=("cuda",),
+        precisions=("fp32", "fp16"),
+        load=_onnxruntime_cuda,
+        keeps_budget=True,
+        distributions=("onnxruntime-gpu",),
     ),
     Entry(
         name="torchscript",
@@ -98,9 +124,12 @@ RUNTIMES: tuple[Entry, ...] = (
         load=_torch,
     ),
 )
-"""Real runtimes, the fastest first (benchmarks/NOTES.md has the measurement)."""
+"""Real runtimes, the fastest first (benchmarks/NOTES.md has the measurement).
 
-NAMES: tuple[str, ...] = (*(entry.name for entry in RUNTIMES), "debug")
+One that is another program on another kind of device has an entry for each.
+"""
+
+NAMES: tuple[str, ...] = (*dict.fromkeys(entry.name for entry in RUNTIMES), "debug")
 
 
 def load_runtime(name: str, model: Model | None, options: RuntimeOptions) -> Runtime:
@@ -110,13 +139,8 @@ def load_runtime(name: str, model: Model | None, options: RuntimeOptions) -> Run
         UsageError: The runtime is unknown, or cannot take this model, device or precision.
         MissingExtraError: The runtime is not installed.
     """
-    keeps_budget = name in ("auto", "torch") and model is not None and model.format == "pt"
-    if options.memory is not None and not keeps_budget:
-        raise UsageError(
-            f"gpu_mem is kept by the torch runtime with a .pt model, not by runtime={name} with "
-            f"{model.path.name if model else 'no model'}; leave it out"
-        )
     if name == "debug":
+        _check_budget(None, name, model, options)
         from brimful.runtimes.debug import DebugRuntime
 
         return DebugRuntime(options)
@@ -125,13 +149,28 @@ def load_runtime(name: str, model: Model | None, options: RuntimeOptions) -> Run
     if model is None:
         raise UsageError("a model is needed: --model FILE (only runtime=debug does without one)")
     entry = _pick(model, options) if name == "auto" else _named(name, model, options)
+    _check_budget(entry, name, model, options)
     return entry.load(model, options)
 
 
+def _check_budget(
+    entry: Entry | None, name: str, model: Model | None, options: RuntimeOptions
+) -> None:
+    """Refuse a memory budget that nobody would keep."""
+    if options.memory is not None and not (entry is not None and entry.keeps_budget):
+        raise UsageError(
+            "gpu_mem is kept on CUDA by the torch runtime with a .pt and by onnxruntime with a .pt "
+            f"or an .onnx, not by runtime={name} with {model.path.name if model else 'no model'}; "
+            "leave it out"
+        )
+
+
 def _named(name: str, model: Model, options: RuntimeOptions) -> Entry:
-    entry = next(entry for entry in RUNTIMES if entry.name == name)
+    entries = [entry for entry in RUNTIMES if entry.name == name]
+    kind = options.device.split(":")[0]
+    entry = next((entry for entry in entries if kind in entry.devices), entries[0])
     if model.format not in entry.formats:
-        takers = [other.name for other in RUNTIMES if model.format in other.formats]
+        takers = dict.fromkeys(other.name for other in RUNTIMES if model.format in other.formats)
         raise UsageError(
             f"the {name} runtime takes {', '.join(entry.formats)} models, not {model.path.name}; "
             f"use runtime={' or runtime='.join(takers)}"

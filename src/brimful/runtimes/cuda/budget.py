@@ -61,6 +61,22 @@ class Budget:
         total = torch.cuda.get_device_properties(self._device).total_memory
         torch.cuda.set_per_process_memory_fraction(left / total, self._device)
 
+    def share(self, own: int) -> int:
+        """Limit PyTorch to a part of what is left of the budget.
+
+        Args:
+            own: Bytes for PyTorch.
+
+        Returns:
+            The other part, in bytes, for whoever allocates besides PyTorch; not above 0 when the
+            part for PyTorch does not fit, and then nothing has changed.
+        """
+        rest = self.limit - self._outside - SLACK - own
+        if rest > 0:
+            total = torch.cuda.get_device_properties(self._device).total_memory
+            torch.cuda.set_per_process_memory_fraction(own / total, self._device)
+        return rest
+
     def exceeded(self, batch: int, canvas: Size, precision: str) -> MemoryBudgetError:
         """Return the error of a batch that does not fit, with the arithmetic."""
         left = self.limit - self._outside - SLACK

@@ -91,7 +91,7 @@ class Driver:
         decoded = time.perf_counter()
         lane = flight.lane = self._lanes.get()
         waited = time.perf_counter()
-        bucket = next(size for size in buckets(slot.capacity) if size >= count)
+        bucket = next(size for size in buckets(slot.capacity, lane.fixed_batch) if size >= count)
         graph = lane.graph(slot.canvas, bucket) or lane.capture(slot.canvas, bucket, self._select)
         flight.graph = graph
         loaded = 0
@@ -105,8 +105,15 @@ class Driver:
         self._split.observe(count, decode_s=spent[1], wait_s=spent[2], idle_s=idle_s)
 
 
-def buckets(capacity: int) -> list[int]:
-    """Return the batch sizes that have a graph: powers of four, half the capacity, the capacity."""
+def buckets(capacity: int, fixed: int | None = None) -> list[int]:
+    """Return the batch sizes that have a graph: powers of four, half the capacity, the capacity.
+
+    Args:
+        capacity: Images that a slot holds.
+        fixed: The only batch that the model can run, or None.
+    """
+    if fixed is not None:
+        return [fixed]
     sizes = {1, capacity, max(1, capacity // 2)}
     size = 4
     while size < capacity // 2:

@@ -11,12 +11,12 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from brimful.runtimes.cuda.network import CudaNetwork
+from brimful.runtimes.cuda.forward import Network
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
 from brimful.spec import Size
@@ -24,6 +24,8 @@ from brimful.vision.cuda.letterbox import COLUMNS
 from brimful.vision.cuda.masks import DeviceMasks, MaskBuffers
 from brimful.vision.cuda.select import DeviceSelect
 from brimful.vision.heads.config import PostprocessConfig
+
+T = TypeVar("T")
 
 GRAPHS_KEPT = 64
 """Graphs a lane keeps; the least recently used goes."""
@@ -62,7 +64,7 @@ class Lane:
 
     def __init__(
         self,
-        network: CudaNetwork,
+        network: Network,
         capacity: int,
         device: Any,
         techniques: Techniques = DEFAULT,
@@ -70,18 +72,19 @@ class Lane:
         """Make the buffers that do not depend on the canvas.
 
         Args:
-            network: What graphs are captured of.
+            network: What graphs are captured of, where they can be.
             capacity: Images of a batch at most.
             device: CUDA device, the current one.
             techniques: Whether to capture graphs, and to compute masks on the device.
         """
         self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.fixed_batch = network.spec.fixed_batch
         self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
         self.table = torch.zeros((capacity, COLUMNS), dtype=torch.int64, device=device)
         self.live_host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
         self.live = torch.zeros(1, dtype=torch.int32, device=device)
-        self._network = network
+        self._network = network.on(self.stream)
         self._device = device
         self._captures = techniques.graphs
         self._capacity = capacity
@@ -122,6 +125,7 @@ class Lane:
             self._graphs.clear()
             self._pool = torch.cuda.graph_pool_handle()  # the old one goes with its last graph
             self._input = torch.empty(values, dtype=self._network.dtype, device=self._device)
+            self._network.reserve(values)
 
     def capture(self, canvas: Size, bucket: int, config: PostprocessConfig | None) -> Graph:
         """Capture the forward of a canvas and batch size; nothing else may run on the lane.
@@ -194,17 +198,52 @@ class Lane:
                     kept.copy_(found)
 
             return outputs, replay, None
+        if not network.capturable:
+            return outputs, *self._captured_selection(images, select, masks, outputs)
+        graph, outputs = self._recorded(forward)
+        return outputs, graph.replay, graph
+
+    def _captured_selection(
+        self,
+        images: Tensor,
+        select: DeviceSelect | None,
+        masks: DeviceMasks | None,
+        outputs: list[Tensor],
+    ) -> tuple[Callable[[], None], Any]:
+        """Capture what comes after a network that launches itself, always into these outputs."""
+        network = self._network
+        if select is None:
+
+            def run() -> None:
+                network(images)
+
+            return run, None
+
+        def selection() -> None:
+            self.live.copy_(self.live_host, non_blocking=True)
+            _launch(select, masks, outputs, self.live)
+
+        graph, _ = self._recorded(selection)
+
+        def replay() -> None:
+            network(images)
+            graph.replay()
+
+        return replay, graph
+
+    def _recorded(self, work: Callable[[], T]) -> tuple[Any, T]:
+        """Capture what a function launches; return the graph, and what the function returned."""
         graph = torch.cuda.CUDAGraph()
         # Other lanes and pinned allocations go on meanwhile: only this thread is restricted.
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
-            outputs = forward()
+            result = work()
         except BaseException:
             with contextlib.suppress(RuntimeError):  # what failed has invalidated the capture
                 graph.capture_end()
             raise
         graph.capture_end()
-        return outputs, graph.replay, graph
+        return graph, result
 
     def rates(self, canvas: Size) -> dict[int, float]:
         """Measure the images per second of each captured batch size of a canvas."""

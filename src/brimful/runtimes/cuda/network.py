@@ -73,6 +73,15 @@ class CudaNetwork:
         outputs = raw if isinstance(raw, tuple | list) else (raw,)
         return [output.float() for output in outputs]
 
+    capturable = True
+
+    def on(self, stream: Any) -> CudaNetwork:
+        """Return the network: its kernels run on whatever stream is the current one."""
+        return self
+
+    def reserve(self, values: int) -> None:
+        """Do nothing: the images are read where they are."""
+
     def compile(self, images: Tensor) -> None:
         """Compile the kernels that images of this shape need, side by side."""
         if self.fused:

@@ -24,6 +24,7 @@ from brimful.runtimes.cuda.budget import Budget, knee, sizes_to_try
 from brimful.runtimes.cuda.driver import STAGES, Driver, buckets
 from brimful.runtimes.cuda.file_memory import FileMemory
 from brimful.runtimes.cuda.flight import Flight
+from brimful.runtimes.cuda.forward import Network
 from brimful.runtimes.cuda.lane import Lane
 from brimful.runtimes.cuda.loader import Loader
 from brimful.runtimes.cuda.network import CudaNetwork
@@ -161,7 +162,7 @@ class TorchCudaRuntime:
 
         Captures must not fall into the middle of a job: they stop the lanes.
         """
-        count = capacity or self.max_batch
+        count = self.spec.fixed_batch or capacity or self.max_batch
         with self._preparing:
             self._prepare(canvas, count)
         return CudaSlot(canvas, count, self.spec.channels)
@@ -201,7 +202,7 @@ class TorchCudaRuntime:
         if self._budget is not None:
             self._budget.release()
 
-    def _open_network(self, model: Model, options: RuntimeOptions) -> CudaNetwork:
+    def _open_network(self, model: Model, options: RuntimeOptions) -> Network:
         return CudaNetwork(model, options.precision, self._device, fused=self._techniques.fused)
 
     def _fit(self, model: Model, options: RuntimeOptions) -> None:
@@ -209,7 +210,7 @@ class TorchCudaRuntime:
         if self._budget is not None:
             self._wake_libraries()
             self._budget.enforce()
-        fixed = options.max_batch
+        fixed = self.spec.fixed_batch or options.max_batch
         if fixed is None and self._budget is None and not options.tune_batch:
             fixed = DEFAULT_BATCH
         for batch in sizes_to_try(fixed):
@@ -272,6 +273,7 @@ class TorchCudaRuntime:
         device = torch.cuda.get_device_name(self._device)
         facts = {
             "model": digest_of(model.path),
+            "runtime": self.name,
             "device": device,
             "torch": torch.__version__,
             "precision": self._precision,
@@ -293,8 +295,9 @@ class TorchCudaRuntime:
         shape = (1, self.spec.channels, side, side)
         blank = torch.zeros(shape, dtype=self._network.dtype, device=self._device)
         images = blank.contiguous(memory_format=torch.channels_last)
-        self._network.compile(images)
-        self._network(images)
+        forward = self._network.on(torch.cuda.current_stream(self._device))
+        forward.compile(images)
+        forward(images)
 
     def _open_loaders(self) -> tuple[list[Loader], str]:
         """Return loaders with the device's decoder, or without where there is none."""
@@ -362,7 +365,7 @@ class TorchCudaRuntime:
             doing = f"capturing the graphs of canvas {canvas[0]}x{canvas[1]}, once a run"
             context = torch.cuda.device(self._device)
             with announced(doing), context, torch.inference_mode():
-                for bucket in reversed(buckets(capacity)):
+                for bucket in reversed(buckets(capacity, self.spec.fixed_batch)):
                     for lane in lanes:
                         lane.capture(canvas, bucket, self._select)
                 torch.cuda.synchronize()

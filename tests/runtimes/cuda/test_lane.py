@@ -1,0 +1,96 @@
+"""What a lane captures of a network that launches itself; the device's part is the gpu tests'."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from brimful.runtimes.cuda.driver import buckets
+from brimful.runtimes.cuda.lane import Lane
+
+
+def lane_with(network: Any, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Lane:
+    """Return a lane without a device, whose graphs tell what happens to them."""
+
+    class Graph:
+        def capture_begin(self, **options: Any) -> None:
+            said.append("begin")
+
+        def capture_end(self) -> None:
+            said.append("end")
+
+        def replay(self) -> None:
+            said.append("replay")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    lane = Lane.__new__(Lane)
+    lane._network, lane._captures, lane._pool = network, True, None
+    lane.live, lane.live_host = torch.zeros(1), torch.tensor([3.0])
+    return lane
+
+
+def network_saying(said: list[str], *, capturable: bool) -> Any:
+    class Network(SimpleNamespace):
+        def __call__(self, images: Any) -> list[Any]:
+            said.append("network")
+            return self.outputs
+
+    return Network(capturable=capturable, outputs=[torch.zeros(1, 3, 6)])
+
+
+@pytest.mark.parametrize(
+    ("capturable", "captured", "replayed"),
+    [
+        (True, ["begin", "network", "select of 3", "end"], ["replay"]),
+        (False, ["begin", "select of 3", "end"], ["network", "replay"]),
+    ],
+)
+def test_what_is_captured(
+    capturable: bool, captured: list[str], replayed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    network = network_saying(said, capturable=capturable)
+    lane = lane_with(network, monkeypatch, said)
+    select: Any = SimpleNamespace(
+        launch=lambda output, live: said.append(f"select of {live.item():.0f}")
+    )
+    outputs, replay, _ = lane._captured(torch.zeros(1, 3, 8, 8), select, network.outputs)
+    assert said == captured
+    assert outputs is network.outputs or outputs == network.outputs
+    said.clear()
+    replay()
+    assert said == replayed
+
+
+def test_batches_that_have_a_graph() -> None:
+    assert buckets(64) == [1, 4, 16, 32, 64]
+    assert buckets(1) == [1]
+    assert buckets(4, 4) == [4]  # a model with a fixed batch runs no other
+
+
+def test_nothing_to_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a selection a network that launches itself is all there is."""
+    said: list[str] = []
+    network = network_saying(said, capturable=False)
+    lane = lane_with(network, monkeypatch, said)
+    _, replay, _ = lane._captured(torch.zeros(1, 3, 8, 8), None, network.outputs)
+    assert said == []
+    replay()
+    assert said == ["network"]
+
+
+def test_a_capture_that_fails_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def fail(output: Any, live: Any) -> None:
+        raise RuntimeError("no such kernel")
+
+    network = network_saying(said, capturable=False)
+    lane = lane_with(network, monkeypatch, said)
+    select: Any = SimpleNamespace(launch=fail)
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        lane._captured(torch.zeros(1, 3, 8, 8), select, network.outputs)
+    assert said == ["begin", "end"]
