@@ -38,14 +38,14 @@ def network_saying(said: list[str], *, capturable: bool) -> Any:
             said.append("network")
             return self.outputs
 
-    return Network(capturable=capturable, outputs=[torch.zeros(1, 3, 6)])
+    return Network(capturable=capturable, outputs=[torch.zeros(1, 3, 6), torch.zeros(1)])
 
 
 @pytest.mark.parametrize(
     ("capturable", "captured", "replayed"),
     [
-        (True, ["begin", "network", "select of 3", "end"], ["replay"]),
-        (False, ["begin", "select of 3", "end"], ["network", "replay"]),
+        (True, ["begin", "network", "select of 3", "masks", "end"], ["replay"]),
+        (False, ["begin", "select of 3", "masks", "end"], ["network", "replay"]),
     ],
 )
 def test_what_is_captured(
@@ -57,7 +57,9 @@ def test_what_is_captured(
     select: Any = SimpleNamespace(
         launch=lambda output, live: said.append(f"select of {live.item():.0f}")
     )
-    outputs, replay, _ = lane._captured(torch.zeros(1, 3, 8, 8), select, network.outputs)
+    masks: Any = SimpleNamespace(launch=lambda prototypes: said.append("masks"))
+    images = torch.zeros(1, 3, 8, 8)
+    outputs, replay, _ = lane._captured(images, select, masks, network.outputs)
     assert said == captured
     assert outputs is network.outputs or outputs == network.outputs
     said.clear()
