@@ -12,32 +12,43 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from common import write_json
-from gpu_common import GpuMonitor, contest, gpu_environment, images, main_guard, model, tell
+from gpu_common import WORK, GpuMonitor, contest, gpu_environment, images, main_guard, model, tell
 
-MEMORY = Path("/dev/shm/brimful-scaling")
+ROOM = 2**30
+"""Free bytes of the file system in memory below which the files lie in the page cache only."""
+
 DRAWN = 4_000
 CASES = (("yolo26n", 60_000), ("yolo26x", 8_000))
 
 
+def memory() -> Path:
+    """Return a folder in memory, or one on the disk whose files will be in the page cache."""
+    shared = Path("/dev/shm")
+    roomy = shared.is_dir() and shutil.disk_usage(shared).free > ROOM
+    return (shared if roomy else WORK) / "brimful-scaling"
+
+
 def in_memory(count: int) -> Path:
-    """Return a folder in memory with the generated JPEGs; beyond those drawn, hard links."""
-    done = MEMORY / "done"
+    """Return that folder with the generated JPEGs; beyond those drawn, hard links."""
+    folder = memory()
+    done = folder / "done"
     if not done.exists():
         drawn = sorted(images(DRAWN).glob("*.jpg"))
-        MEMORY.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         copies = []
         for i, file in enumerate(drawn):
-            copies.append(MEMORY / f"{i:06d}.jpg")
+            copies.append(folder / f"{i:06d}.jpg")
             copies[-1].write_bytes(file.read_bytes())
         for i in range(len(drawn), count):
-            (MEMORY / f"{i:06d}.jpg").hardlink_to(copies[i % len(copies)])
+            (folder / f"{i:06d}.jpg").hardlink_to(copies[i % len(copies)])
         done.touch()
-    return MEMORY
+    return folder
 
 
 def run(gpus: int, files: list[Path], name: str, batch: int) -> None:
@@ -51,7 +62,7 @@ def run(gpus: int, files: list[Path], name: str, batch: int) -> None:
     begun = time.perf_counter()
     start = functools.partial(load, model(name), precision="fp16", batch=batch)
     devices = [f"cuda:{i}" for i in range(gpus)]
-    output = MEMORY.parent / "brimful-scaling.jsonl"
+    output = memory().parent / "brimful-scaling.jsonl"
     with start_engines(start, devices, None, threads=None, workers=None) as engine:
         for _ in engine.predict(files[: 8 * batch * gpus]):
             pass

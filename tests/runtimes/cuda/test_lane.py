@@ -78,7 +78,7 @@ def test_nothing_to_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     network = network_saying(said, capturable=False)
     lane = lane_with(network, monkeypatch, said)
-    _, replay, _ = lane._captured(torch.zeros(1, 3, 8, 8), None, network.outputs)
+    _, replay, _ = lane._captured(torch.zeros(1, 3, 8, 8), None, None, network.outputs)
     assert said == []
     replay()
     assert said == ["network"]
@@ -94,5 +94,5 @@ def test_a_capture_that_fails_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     lane = lane_with(network, monkeypatch, said)
     select: Any = SimpleNamespace(launch=fail)
     with pytest.raises(RuntimeError, match="no such kernel"):
-        lane._captured(torch.zeros(1, 3, 8, 8), select, network.outputs)
+        lane._captured(torch.zeros(1, 3, 8, 8), select, None, network.outputs)
     assert said == ["begin", "end"]
