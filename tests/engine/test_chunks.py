@@ -173,10 +173,10 @@ def test_a_job_does_not_delay_a_client_by_more_than_a_chunk():
         decode = engine._preprocess.decode
         held = threading.Event()
 
-        def noted(image):
+        def noted(image, *rest):
             order.append(image.key)
             assert held.wait(PATIENCE_S)
-            return decode(image)
+            return decode(image, *rest)
 
         engine._preprocess.decode = noted
         bulk = [engine.submit(jpeg(1), client="job", key="job") for _ in range(300)]

@@ -156,10 +156,10 @@ class HeldDecode:
         self.keys: list[str] = []
         engine._preprocess.decode = self
 
-    def __call__(self, image):
+    def __call__(self, image, *rest):
         self.keys.append(image.key)
         assert self._released.wait(PATIENCE_S)
-        return self._inner(image)
+        return self._inner(image, *rest)
 
     def release(self) -> None:
         self._released.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -15,6 +16,38 @@ from brimful.engine.stats import StageStats
 from brimful.engine.work import Work
 from brimful.errors import ImageError
 from brimful.spec import ModelSpec, Size
+
+READERS, WORKERS_PER_READER = 2, 4
+"""Workers that have a turn at a time: at least two, and a quarter of many."""
+
+
+class Turn:
+    """A worker's turn to take images and bring them to the device, ended before it decodes."""
+
+    def __init__(self, readers: threading.Semaphore) -> None:
+        """Have none yet.
+
+        Args:
+            readers: The turns there are.
+        """
+        self._readers = readers
+        self._mine = False
+
+    def __enter__(self) -> Turn:
+        """Wait for a turn."""
+        self._readers.acquire()
+        self._mine = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give it to another worker, if that has not happened yet."""
+        self.give()
+
+    def give(self) -> None:
+        """Give the turn to another worker."""
+        if self._mine:
+            self._mine = False
+            self._readers.release()
 
 
 class DecodeStage:
@@ -33,6 +66,7 @@ class DecodeStage:
         spec: ModelSpec,
         stats: StageStats,
         *,
+        workers: int,
         chunk: int,
         on_written: Callable[[list[Joined]], None],
         on_death: Callable[[str, BaseException], None],
@@ -46,6 +80,7 @@ class DecodeStage:
             inflight: Settles bad images.
             spec: The model.
             stats: Told how long the stage worked.
+            workers: Threads that will run `loop`.
             chunk: Images that a worker takes at a time at most.
             on_written: Told what has been written, which may be due now.
             on_death: Told when writing fails, which is nobody's fault but the stage's.
@@ -59,25 +94,36 @@ class DecodeStage:
         self._chunk = chunk
         self._on_written = on_written
         self._on_death = on_death
+        # Many workers that bring images to a device that decodes keep each other, and its threads,
+        # from the interpreter (benchmarks/NOTES.md): a few do, the others decode what it does not.
+        readers = max(READERS, workers // WORKERS_PER_READER) if preprocess.reads else workers
+        self._readers = threading.Semaphore(readers)
 
     def loop(self) -> None:
         """Work until the intake is closed."""
-        while (taken := self._intake.take(self._chunk)) is not None:
-            works, expired = taken
-            if expired:
-                self._settle([(w, "its deadline passed before it was decoded") for w in expired])
-            self._prepare(works)
-            del taken, works, expired  # a waiting thread keeps no image alive
+        turn = Turn(self._readers)
+        while True:
+            with turn:
+                taken = self._intake.take(self._chunk)
+                if taken is None:
+                    return
+                works, expired = taken
+                if expired:
+                    late = "its deadline passed before it was decoded"
+                    self._settle([(work, late) for work in expired])
+                self._prepare(works, turn)
+                del taken, works, expired  # a waiting thread keeps no image alive
 
-    def _prepare(self, works: list[Work]) -> None:
+    def _prepare(self, works: list[Work], turn: Turn) -> None:
         """Decode images and bring them into slots; a bad image settles its own result."""
         preprocess = self._preprocess
         waiting: dict[Size, list[Ready]] = {}
         bad: list[tuple[Work, str]] = []
         started = time.perf_counter()
-        for work in works:
+        files = preprocess.read([work.image for work in works])
+        for work, file in zip(works, files, strict=True):
             try:
-                image = preprocess.decode(work.image)
+                image = preprocess.decode(work.image, file, turn.give)
             except ImageError as error:
                 bad.append((work, str(error)))
                 continue

@@ -22,6 +22,7 @@ from brimful.engine.stats import StageStats, StageUse, limiting
 from brimful.engine.stream import ResultStream
 from brimful.engine.work import Work
 from brimful.errors import BrimfulError, EngineStoppedError, UsageError
+from brimful.native.read_files import open_reader
 from brimful.runtimes.runtime import Runtime
 from brimful.runtimes.threads import available_cpus
 from brimful.sources.image import Pixels, SourceImage
@@ -72,8 +73,14 @@ class Engine:
         self.runtime = runtime
         self.spec: ModelSpec = runtime.spec
         self._policy = CanvasPolicy.for_model(self.spec, self.config.canvas, self.config.imgsz)
+        memory_for = runtime.memory_for
         self._preprocess = HostPreprocess(
-            self.spec, self._policy, self.config.limits, runtime.decodes, runtime.memory_for
+            self.spec,
+            self._policy,
+            self.config.limits,
+            runtime.decodes,
+            memory_for,
+            None if memory_for is None else open_reader(),
         )
         self._postprocess = build_postprocess(self.spec, self.config.postprocess)
         self._workers = self.config.workers or min(8, available_cpus())

@@ -113,6 +113,7 @@ class Pipeline:
             self._inflight,
             self._spec,
             stats,
+            workers=workers,
             chunk=chunk,
             on_written=self._written,
             on_death=self._supervisor.report,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brimful.errors import ImageError
+from brimful.native.read_files import FileReader
 from brimful.runtimes.runtime import Slot
 from brimful.sources.image import Pixels, SourceImage
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
-from brimful.vision.decode import DecodeLimits, MemoryFor, decode_pixels, read_encoded
+from brimful.vision.decode import (
+    DecodeLimits,
+    MemoryFor,
+    check_encoded,
+    decode_pixels,
+    read_encoded,
+)
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
@@ -27,6 +34,7 @@ ENCODED_BYTES = 32 * 2**20
 SIZES_KEPT = 4096
 """Image sizes whose geometry is remembered; a job has few, or else one for each image."""
 
+_PATH = (str, Path)
 _TO_READ = (str, bytes, Path)  # a union would be built anew for every image
 
 
@@ -40,6 +48,7 @@ class HostPreprocess:
         limits: DecodeLimits,
         decodes: Callable[[Header], bool] | None = None,
         memory_for: MemoryFor | None = None,
+        reader: FileReader | None = None,
     ) -> None:
         """Keep what decides canvas and pixels.
 
@@ -49,16 +58,48 @@ class HostPreprocess:
             limits: How large an image may be.
             decodes: `Runtime.decodes`.
             memory_for: `Runtime.memory_for`.
+            reader: Reads files ahead into such memory.
         """
         self._policy = policy
         self._limits = limits
         self._crop = spec.task == "classify"
         self._decodes = decodes
         self._memory_for = memory_for
+        self._reader = reader
         self._placed: dict[Size, Geometry] = {}
 
-    def decode(self, image: SourceImage) -> Pixels | Encoded | Surface:
+    @property
+    def reads(self) -> bool:
+        """Whether `read` reads anything."""
+        return self._reader is not None
+
+    def read(self, images: Sequence[SourceImage]) -> Sequence[memoryview | None]:
+        """Read what are ordinary files, together; None for what `decode` has to read itself."""
+        read: list[memoryview | None] = [None] * len(images)
+        if self._reader is None or self._memory_for is None:
+            return read
+        files: list[int] = []
+        paths: list[str | Path] = []
+        for i, image in enumerate(images):
+            if isinstance(image.payload, _PATH):
+                files.append(i)
+                paths.append(image.payload)
+        for i, data in zip(files, self._reader.read(paths, self._memory_for), strict=True):
+            read[i] = data
+        return read
+
+    def decode(
+        self,
+        image: SourceImage,
+        read: memoryview | None = None,
+        on_host: Callable[[], None] | None = None,
+    ) -> Pixels | Encoded | Surface:
         """Return an image's pixels, or what it is when the device decodes it, or has done so.
+
+        Args:
+            image: The image.
+            read: Its file, if `read` has read it.
+            on_host: Told before the decode, when it is this thread that decodes.
 
         Raises:
             ImageError: It cannot be read or decoded.
@@ -67,13 +108,18 @@ class HostPreprocess:
         if isinstance(payload, np.ndarray):
             return _checked(payload)
         if isinstance(payload, _TO_READ):
-            encoded = read_encoded(payload, self._limits, self._memory_for)
+            if read is not None:
+                encoded = check_encoded(read, self._limits)
+            else:
+                encoded = read_encoded(payload, self._limits, self._memory_for)
             if (
                 self._decodes is not None
                 and len(encoded.data) <= ENCODED_BYTES
                 and self._decodes(encoded.header)
             ):
                 return encoded
+            if on_host is not None:
+                on_host()
             return decode_pixels(encoded)
         if isinstance(payload, Surface):
             return payload

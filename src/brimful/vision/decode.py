@@ -97,8 +97,17 @@ def read_encoded(
         ImageError: The file cannot be read, is no image, is visibly truncated or exceeds the
             limits.
     """
-    data: bytes | memoryview
-    data = payload if isinstance(payload, bytes) else read_file(payload, limits, memory_for)
+    if isinstance(payload, bytes):
+        return check_encoded(payload, limits)
+    return check_encoded(read_file(payload, limits, memory_for), limits)
+
+
+def check_encoded(data: bytes | memoryview, limits: DecodeLimits = DecodeLimits()) -> Encoded:
+    """Check all that can be checked of an image without decoding it.
+
+    Raises:
+        ImageError: It is none, is visibly truncated or exceeds the limits.
+    """
     if not data:
         raise ImageError("the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:

@@ -53,7 +53,7 @@ class FileMemory:
         Args:
             size: Its bytes.
         """
-        if not 0 < size <= LARGEST:
+        if self._closed or not 0 < size <= LARGEST:
             return None
         local = self._local
         start = getattr(local, "used", BLOCK)

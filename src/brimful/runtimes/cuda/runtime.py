@@ -45,8 +45,8 @@ from brimful.vision.cuda.nvjpeg import NvJpeg
 from brimful.vision.decode import MemoryFor
 from brimful.vision.header import Header
 
-LANES = 2
-"""Forwards in flight: one computes while the next is queued behind it."""
+LANES = 3
+"""Forwards in flight: one computes, one is queued behind it, and one is being launched."""
 
 DRIVERS = 2
 """Batches that are decoded and launched at the same time."""

@@ -1,0 +1,1 @@
+"""C that a measurement asked for, compiled where it runs."""

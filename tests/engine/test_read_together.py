@@ -1,0 +1,123 @@
+"""Files that are read together for a device that decodes: the same results, and turns."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+from engine_kit import PATIENCE_S, debug_engine, eventually, jpeg, level_of
+
+from brimful.engine.config import EngineConfig
+from brimful.engine.engine import Engine
+from brimful.runtimes.debug import DebugRuntime
+from brimful.runtimes.runtime import RuntimeOptions
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
+)
+
+
+def reading_engine(*, workers: int = 8, batch: int = 16, none_for: int = 0) -> Engine:
+    """Return an engine that decodes on its device and reads into memory of the device's."""
+    runtime = DebugRuntime(RuntimeOptions(max_batch=batch), encoded="decode")
+    runtime.memory_for = lambda size: (
+        None if none_for and size % none_for == 0 else memoryview(bytearray(size))
+    )
+    return Engine(runtime, EngineConfig(imgsz=64, canvas="square", workers=workers))
+
+
+def folder_of(path: Path, count: int) -> list[str]:
+    """Write JPEGs whose gray level is their number; every seventh lies on the host as a PNG."""
+    import cv2
+    import numpy as np
+
+    names = []
+    for i in range(count):
+        name = path / (f"{i:04}.png" if i % 7 == 3 else f"{i:04}.jpg")
+        if name.suffix == ".png":
+            cv2.imwrite(str(name), np.full((24, 32, 3), i % 256, np.uint8))
+        else:
+            name.write_bytes(jpeg(i % 256))
+        names.append(str(name))
+    return names
+
+
+@pytest.mark.parametrize("none_for", [0, 2])
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_results_are_the_files_own(tmp_path: Path, workers: int, none_for: int) -> None:
+    names = folder_of(tmp_path, 300)
+    with reading_engine(workers=workers, none_for=none_for) as engine:
+        assert engine._preprocess.reads
+        results = list(engine.predict(names))
+    assert [level_of(found) for found in results] == [i % 256 for i in range(300)]
+
+
+def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    names = folder_of(tmp_path, 6)
+    Path(names[0]).write_bytes(b"")
+    Path(names[1]).write_bytes(jpeg(1)[:-20])
+    Path(names[2]).write_bytes(b"no picture at all")
+    with reading_engine() as engine:
+        errors = [found.error for found in engine.predict(names)]
+    assert "empty" in errors[0] and "truncated" in errors[1] and "not an image" in errors[2]
+    assert errors[3:] == [None] * 3
+
+
+def test_while_some_decode_others_have_the_turn(tmp_path: Path) -> None:
+    """Two turns for eight workers: what decodes on the host gives its turn away."""
+    names = [name for name in folder_of(tmp_path, 60) if name.endswith(".png")]
+    inside, most, lock = [0], [0], threading.Lock()
+    gate = threading.Event()
+    from brimful.engine import preprocess
+
+    real = preprocess.decode_pixels
+
+    def held(encoded):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        assert gate.wait(PATIENCE_S)
+        return real(encoded)
+
+    preprocess.decode_pixels = held
+    try:
+        with reading_engine(workers=8) as engine:
+            futures = [engine.submit(name) for name in names]
+            eventually(lambda: most[0] == 8, "all workers decode")
+            gate.set()
+            assert len({level_of(future.result(PATIENCE_S)) for future in futures}) == len(names)
+    finally:
+        preprocess.decode_pixels = real
+        gate.set()
+
+
+def test_no_more_than_two_bring_images_to_the_device() -> None:
+    """Workers without a turn do not even wait for images."""
+    with reading_engine(workers=8) as engine:
+        intake = engine._pipeline._intake
+        waiting, most, lock = [0], [0], threading.Lock()
+        take = intake.take
+
+        def counted(limit):
+            with lock:
+                waiting[0] += 1
+                most[0] = max(most[0], waiting[0])
+            try:
+                return take(limit)
+            finally:
+                with lock:
+                    waiting[0] -= 1
+
+        intake.take = counted
+        list(engine.predict([jpeg(i % 256) for i in range(400)]))
+        assert most[0] == 2
+
+
+def test_runtimes_that_do_not_decode_have_a_turn_for_every_worker() -> None:
+    with debug_engine(workers=5) as engine:
+        assert not engine._preprocess.reads
+        intake = engine._pipeline._intake
+        waiting = len(intake._admitted._waiters)
+        eventually(lambda: len(intake._admitted._waiters) == 5, f"all wait, not {waiting}")

@@ -1,0 +1,134 @@
+"""Files read together: the bytes of each, and nothing of what is no ordinary file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from brimful.errors import UsageError
+from brimful.native import read_files
+from brimful.native.compile import CompilerError, load_library
+from brimful.native.read_files import FileReader, open_reader
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
+)
+
+
+@pytest.fixture(scope="module")
+def reader() -> FileReader:
+    return FileReader()
+
+
+def memory_for(size: int) -> memoryview:
+    return memoryview(bytearray(b"?" * size))
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_each_file_has_its_own_bytes(reader: FileReader, tmp_path: Path) -> None:
+    sizes = (1, 4095, 4096, 4097, 300_000)
+    contents = [os.urandom(size) for size in sizes]
+    paths: list[str | Path] = []
+    for i, content in enumerate(contents):
+        path = tmp_path / f"bild-{i}-ä.jpg"
+        path.write_bytes(content)
+        paths.append(path if i % 2 else str(path))
+    before = descriptors()
+    found = reader.read(paths, memory_for)
+    assert [bytes(data) for data in found if data is not None] == contents
+    assert descriptors() == before
+
+
+def test_what_is_no_ordinary_file_is_left_to_others(reader: FileReader, tmp_path: Path) -> None:
+    good, empty, pipe = tmp_path / "good", tmp_path / "empty", tmp_path / "pipe"
+    good.write_bytes(b"pixels")
+    empty.touch()
+    os.mkfifo(pipe)
+    large = tmp_path / "large"
+    with large.open("wb") as stream:
+        stream.truncate(read_files.LARGEST + 1)
+    odd = [tmp_path, empty, pipe, large, tmp_path / "none", f"{good}\0", "", "/dev/zero"]
+    before = descriptors()
+    assert reader.read(odd, memory_for) == [None] * len(odd)
+    assert [d is None for d in reader.read([*odd, good], memory_for)] == [True] * 8 + [False]
+    assert descriptors() == before
+    assert reader.read([], memory_for) == []
+
+
+def test_a_name_that_is_no_text_is_a_name(reader: FileReader, tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.jpg")
+    Path(path).write_bytes(b"pixels")
+    (data,) = reader.read([path], memory_for)
+    assert data == b"pixels"
+
+
+def test_without_memory_a_file_is_left_to_others(reader: FileReader, tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.write_bytes(b"12345" if path.name == "a" else b"123456")
+    before = descriptors()
+    found = reader.read(paths, lambda size: memory_for(size) if size == 6 else None)
+    assert found[0] is None and found[1] == b"123456"
+    assert descriptors() == before
+
+
+def test_files_are_closed_when_memory_fails(reader: FileReader, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+
+    def fail(size: int) -> memoryview:
+        raise MemoryError
+
+    before = descriptors()
+    with pytest.raises(MemoryError):
+        reader.read([path] * 3, fail)
+    assert descriptors() == before
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_left_to_others(
+    reader: FileReader, tmp_path: Path
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+
+    def cut(size: int) -> memoryview:
+        path.write_bytes(b"123")
+        return memory_for(size)
+
+    assert reader.read([path], cut) == [None]
+
+
+def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
+    load_library("read_files")
+    (library,) = tmp_path.glob("native-read_files-*/library.so")
+    made = library.stat().st_mtime_ns
+    load_library("read_files")
+    assert library.stat().st_mtime_ns == made
+
+
+def test_without_a_compiler_there_is_no_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with caplog.at_level("INFO", logger="brimful"):
+        assert open_reader() is None
+    assert "there is no C compiler" in caplog.text
+
+
+def test_a_compiler_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(CompilerError, match=r"the C compiler false failed on read_files\.c"):
+        load_library("read_files")
+    monkeypatch.setenv("BRIMFUL_CACHE", "/proc/nowhere")
+    with pytest.raises(UsageError, match="cannot write the artifact cache"):
+        load_library("read_files")

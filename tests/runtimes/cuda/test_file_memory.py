@@ -1,0 +1,114 @@
+"""Memory for files: parts that do not overlap, and blocks that are used again when nobody looks."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from brimful.runtimes.cuda import file_memory
+from brimful.runtimes.cuda.file_memory import BLOCK, LARGEST, FileMemory
+
+
+@pytest.fixture(autouse=True)
+def unpinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pinned memory needs a device; return the sizes that were allocated."""
+    made: list[int] = []
+    real = torch.empty
+
+    def empty(size: int, *, dtype: Any, pin_memory: bool) -> torch.Tensor:
+        assert pin_memory
+        made.append(size)
+        return real(size, dtype=dtype)
+
+    monkeypatch.setattr(file_memory.torch, "empty", empty)
+    return made
+
+
+def address(part: memoryview) -> int:
+    return int(np.frombuffer(part, np.uint8).ctypes.data)
+
+
+def test_parts_do_not_overlap() -> None:
+    memory = FileMemory()
+    sizes = [1, 63, 64, 65, 100_000, LARGEST] * 8
+    parts = [memory.take(size) for size in sizes]
+    for i, part in enumerate(parts):
+        assert part is not None
+        part[:] = bytes([i]) * len(part)
+    assert [len(part) for part in parts if part is not None] == sizes
+    assert all(set(part) == {i} for i, part in enumerate(parts) if part is not None)
+
+
+def test_a_block_is_used_again_when_its_last_part_is_gone(unpinned: list[int]) -> None:
+    memory = FileMemory()
+    parts = [memory.take(LARGEST) for _ in range(4)]  # a whole block
+    first = address(parts[0])
+    assert unpinned == [BLOCK]
+    kept = memory.take(LARGEST)  # another one
+    assert unpinned == [BLOCK] * 2
+    held = parts.pop()
+    del parts
+    more = [memory.take(LARGEST) for _ in range(4)]
+    assert unpinned == [BLOCK] * 3, "a part of the first is still held"
+    del held
+    again = [memory.take(LARGEST) for _ in range(4)]
+    assert unpinned == [BLOCK] * 3
+    assert first in [address(part) for part in again if part is not None]
+    del kept, more
+
+
+def test_the_limit_is_kept_and_comes_back(unpinned: list[int]) -> None:
+    memory = FileMemory(2 * BLOCK)
+    parts = [memory.take(LARGEST) for _ in range(8)]
+    assert all(part is not None for part in parts)
+    assert memory.take(1) is None
+    assert unpinned == [BLOCK] * 2
+    del parts
+    gc.collect()
+    assert memory.take(1) is not None
+
+
+def test_a_large_file_gets_none() -> None:
+    memory = FileMemory()
+    assert memory.take(LARGEST + 1) is None
+    assert memory.take(0) is None
+
+
+def test_threads_have_blocks_of_their_own() -> None:
+    memory = FileMemory()
+    parts: list[memoryview] = []
+    barrier = threading.Barrier(4)
+
+    def work(value: int) -> None:
+        barrier.wait()
+        mine = [memory.take(50_000) for _ in range(100)]
+        for part in mine:
+            assert part is not None
+            part[:] = bytes([value]) * len(part)
+        for part in mine:
+            assert part is not None and set(part) == {value}
+            parts.append(part)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(parts) == 400
+    assert len({address(part) for part in parts}) == 400
+
+
+def test_closed_it_gives_none_and_keeps_none() -> None:
+    memory = FileMemory()
+    part = memory.take(LARGEST)
+    memory.close()
+    assert part is not None
+    part[:] = bytes(LARGEST)  # what is held can still be used
+    del part
+    assert all(memory.take(LARGEST) is None for _ in range(8))
+    assert not memory._free
