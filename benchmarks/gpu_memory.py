@@ -10,6 +10,7 @@ every canvas comes.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,44 @@ def ours(name: str, batch: int, precision: Any, folder: Path) -> None:
             count = sum(1 for _ in engine.predict(folder))
         peak = monitor.peak
     tell(name, images=count, peak_mib=(peak - before) >> 20)
+
+
+def parts(name: str, batch: int, precision: Any) -> None:
+    """Tell what takes the memory, as one thing after the other is made as the runtime makes it."""
+    import torch
+
+    from brimful.load import load
+    from brimful.vision.cuda.nvjpeg import NvJpeg
+
+    figures: dict[str, float] = {}
+    with GpuMonitor() as monitor:
+        last = monitor.used()
+
+        def note(what: str) -> None:
+            nonlocal last
+            torch.cuda.synchronize()
+            now = monitor.used()
+            figures[what] = round((now - last) / 2**20, 1)
+            last = now
+
+        os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"  # as the runtime does
+        torch.zeros(1, device="cuda")
+        note("context")
+        matrix = torch.zeros(64, 64, device="cuda")
+        matrix @ matrix
+        note("cuBLAS")
+        decoder = NvJpeg(batch)
+        note("nvJPEG")
+        decoder.close()
+        note("nvJPEG closed")
+        with load(model("yolo26n"), device="cuda:0", precision=precision, batch=batch) as engine:
+            note("weights, loaders, lanes")
+            for _ in engine.predict(images(512)):
+                pass
+            note("graphs and decoder at work")
+            figures["of PyTorch's"] = torch.cuda.memory_reserved() / 2**20
+        note("closed")
+    tell(name, parts_mib=figures)
 
 
 def ultralytics(name: str, batch: int, half: bool, folder: Path) -> None:
@@ -102,7 +141,9 @@ def main() -> None:
             budget(options.images)
             return
         who, precision, batch = options.contestant.split()
-        if who == "ultralytics":
+        if who == "parts":
+            parts(options.contestant, int(batch), precision)
+        elif who == "ultralytics":
             ultralytics(options.contestant, int(batch), precision == "fp16", folder)
         else:
             ours(options.contestant, int(batch), precision, folder)
@@ -113,7 +154,7 @@ def main() -> None:
             for precision in ("fp32", "fp16")
             for batch in (1, 32)
         ),
-        *("ours fp32 1", "ours fp16 1", "ours fp16 32", f"budget {BUDGET}"),
+        *("ours fp32 1", "ours fp16 1", "ours fp16 32", "parts fp16 1", f"budget {BUDGET}"),
     ]
     rows = []
     for name in names:
