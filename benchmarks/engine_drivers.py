@@ -22,6 +22,7 @@ from typing import Any
 
 from common import write_json
 from engine_interpreter import link, write_pictures
+from gpu_common import json_lines
 
 BATCH, DRIVERS, LANES = 128, 2, 3
 DECODE_S, FORWARD_S = 4.5e-3, 6.1e-3
@@ -123,7 +124,6 @@ def give_away(times: int) -> None:
 def run(folder: Path, read_together: bool, workers: int) -> dict[str, float]:
     """Run over the folder; return images per second and what it cost."""
     from brimful.engine.interpreter import prepare_interpreter
-    from brimful.sinks.open_sink import open_sink
     from brimful.sources.open_source import open_source
 
     engine, device = simulated(read_together, workers)
@@ -132,15 +132,7 @@ def run(folder: Path, read_together: bool, workers: int) -> dict[str, float]:
             pass
         prepare_interpreter()
         output = folder.parent / "out.jsonl"
-        sink = open_sink(
-            output,
-            None,
-            job={},
-            names=engine.spec.names,
-            task="detect",
-            resume=False,
-            overwrite=True,
-        )
+        sink = json_lines(engine, output)
         busy, cpu, begun = device.busy, time.process_time(), time.perf_counter()
         images = 0
         for results in engine.stream(open_source(str(folder))):

@@ -140,6 +140,16 @@ def tell(name: str, **figures: Any) -> None:
     print(json.dumps({"contestant": name, **figures}), flush=True)
 
 
+def json_lines(engine: Any, path: Path) -> Any:
+    """Return the sink that `brimful predict` writes JSON lines of an engine or pool with."""
+    from brimful.sinks.open_sink import open_sink
+
+    spec = engine.spec
+    return open_sink(
+        path, None, job={}, names=spec.names, task=spec.task, resume=False, overwrite=True
+    )
+
+
 def rate(run: Callable[[], int], seconds: float) -> float:
     """Return what `run` does per second, called again and again for some seconds."""
     run()

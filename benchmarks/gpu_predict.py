@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from common import write_json
-from gpu_common import GpuMonitor, contest, gpu_environment, images, main_guard, model, rate, tell
+from gpu_common import (
+    GpuMonitor,
+    contest,
+    gpu_environment,
+    images,
+    json_lines,
+    main_guard,
+    model,
+    rate,
+    tell,
+)
 
 BATCH = 128
 CASES = (
@@ -36,7 +46,6 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
     from brimful.cluster.start import start_engines
     from brimful.engine.interpreter import prepare_interpreter
     from brimful.load import load
-    from brimful.sinks.open_sink import open_sink
     from brimful.sources.open_source import open_source
 
     started = time.perf_counter()
@@ -49,15 +58,7 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
         start_s = time.perf_counter() - started
         prepare_interpreter()
         output = folder.parent / f"{folder.name}.jsonl"
-        sink = open_sink(
-            output,
-            None,
-            job={},
-            names=engine.spec.names,
-            task=engine.spec.task,
-            resume=False,
-            overwrite=True,
-        )
+        sink = json_lines(engine, output)
         engine.reset_stats()
         before = getattr(engine.runtime, "timings", {})
         cpu = time.process_time()

@@ -32,6 +32,7 @@ from gpu_common import (
     contest,
     gpu_environment,
     images,
+    json_lines,
     main_guard,
     model,
     tell,
@@ -79,7 +80,6 @@ def run(contestant: str, options: argparse.Namespace) -> None:
     from brimful.engine.config import EngineConfig
     from brimful.engine.engine import Engine
     from brimful.engine.interpreter import prepare_interpreter
-    from brimful.sinks.open_sink import open_sink
     from brimful.sources.open_source import open_source
 
     started = time.perf_counter()
@@ -100,14 +100,14 @@ def run(contestant: str, options: argparse.Namespace) -> None:
         before = runtime.timings
         with GpuMonitor() as monitor:
             begun = time.perf_counter()
-            write(engine, open_sink, open_source(str(options.folder)), output / "folder.jsonl")
+            write(engine, open_source(str(options.folder)), output / "folder.jsonl")
             seconds = time.perf_counter() - begun
         report = engine.report()
         timings = {
             name: round((spent - before[name]) / seconds, 3)
             for name, spent in runtime.timings.items()
         }
-        write(engine, open_sink, open_source(str(photos)), output / "photos.jsonl")
+        write(engine, open_source(str(photos)), output / "photos.jsonl")
         rates = runtime._lanes[0].rates((480, 640))
         described = engine.describe()
     rows = read(output / "folder.jsonl")
@@ -128,18 +128,10 @@ def run(contestant: str, options: argparse.Namespace) -> None:
     )
 
 
-def write(engine: Any, open_sink: Any, source: Any, path: Path) -> None:
+def write(engine: Any, source: Any, path: Path) -> None:
     """Run a source into JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    sink = open_sink(
-        path,
-        None,
-        job={},
-        names=engine.spec.names,
-        task=engine.spec.task,
-        resume=False,
-        overwrite=True,
-    )
+    sink = json_lines(engine, path)
     for results in engine.stream(source):
         sink.write(results)
     sink.finish()

@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from common import write_json
-from gpu_common import WORK, GpuMonitor, contest, gpu_environment, images, main_guard, model, tell
+from gpu_common import (
+    WORK,
+    GpuMonitor,
+    contest,
+    gpu_environment,
+    images,
+    json_lines,
+    main_guard,
+    model,
+    tell,
+)
 
 ROOM = 2**30
 """Free bytes of the file system in memory below which the files lie in the page cache only."""
@@ -56,7 +66,6 @@ def run(gpus: int, files: list[Path], name: str, batch: int) -> None:
     from brimful.cluster.pool import EnginePool
     from brimful.cluster.start import start_engines
     from brimful.load import load
-    from brimful.sinks.open_sink import open_sink
     from brimful.sources.open_source import open_source
 
     begun = time.perf_counter()
@@ -67,15 +76,7 @@ def run(gpus: int, files: list[Path], name: str, batch: int) -> None:
         for _ in engine.predict(files[: 8 * batch * gpus]):
             pass
         start_s = time.perf_counter() - begun
-        sink = open_sink(
-            output,
-            None,
-            job={},
-            names=engine.spec.names,
-            task=engine.spec.task,
-            resume=False,
-            overwrite=True,
-        )
+        sink = json_lines(engine, output)
         with GpuMonitor() as monitor:
             begun = time.perf_counter()
             source = open_source(files)
