@@ -20,6 +20,7 @@ LARGEST = 8 * 2**20
 
 
 _log = logging.getLogger("brimful")
+_address, _byte = ctypes.addressof, ctypes.c_char.from_buffer
 
 
 def open_reader() -> FileReader | None:
@@ -62,22 +63,22 @@ class FileReader:
             memory, or was cut while it was read.
         """
         count = len(paths)
-        names = (ctypes.c_char_p * count)()
-        for i, path in enumerate(paths):
-            name = os.fsencode(path)
-            # No file has a zero byte in its name, and C would read a shorter one.
-            names[i] = b"" if b"\0" in name else name
+        encoded = [os.fsencode(path) for path in paths]
+        # No file has a zero byte in its name, and C would read a shorter one.
+        names = (ctypes.c_char_p * count)(*[b"" if b"\0" in name else name for name in encoded])
         descriptors = (ctypes.c_int32 * count)()
         sizes = (ctypes.c_int64 * count)()
         places = (ctypes.c_void_p * count)()
         self._open(names, ctypes.c_int64(count), ctypes.c_int64(LARGEST), descriptors, sizes)
         found: list[memoryview | None] = [None] * count
         try:
-            for i, size in enumerate(sizes):
-                if size > 0:
-                    memory = found[i] = memory_for(size)
-                    if memory is not None:
-                        places[i] = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            found = [memory_for(size) if size > 0 else None for size in sizes[:]]
+            for i, memory in enumerate(found):
+                if memory is not None:
+                    places[i] = _address(_byte(memory))
         finally:  # they are open
             self._read(ctypes.c_int64(count), descriptors, sizes, places)
-        return [memory if size > 0 else None for memory, size in zip(found, sizes, strict=True)]
+        for i, size in enumerate(sizes[:]):
+            if size < 0:
+                found[i] = None
+        return found

@@ -110,9 +110,11 @@ def _format_of(data: bytes) -> ImageFormat:
 
 
 def _jpeg(data: bytes | memoryview) -> Header:
-    key = bytes(data[:_KEY])
+    # Views are slow to compare.
+    start = data if isinstance(data, bytes) else bytes(data[: _LONGEST_KEPT + 4])
+    key = start[:_KEY]
     known = _seen.get(key)
-    if known is not None and data[: len(known[0])] == known[0]:
+    if known is not None and start.startswith(known[0]):
         return known[1]
     if isinstance(data, memoryview):
         data = bytes(data)
