@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,29 @@ from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
 from brimful.runtimes.debug import DebugRuntime
 from brimful.runtimes.runtime import RuntimeOptions
+from brimful.vision.decode import DecodeLimits
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
 )
 
 
-def reading_engine(*, workers: int = 8, batch: int = 16, none_for: int = 0) -> Engine:
+def reading_engine(
+    *,
+    workers: int = 8,
+    batch: int = 16,
+    none_for: int = 0,
+    limits: DecodeLimits | None = None,
+) -> Engine:
     """Return an engine that decodes on its device and reads into memory of the device's."""
     runtime = DebugRuntime(RuntimeOptions(max_batch=batch), encoded="decode")
     runtime.memory_for = lambda size: (
         None if none_for and size % none_for == 0 else memoryview(bytearray(size))
     )
-    return Engine(runtime, EngineConfig(imgsz=64, canvas="square", workers=workers))
+    config = EngineConfig(imgsz=64, canvas="square", workers=workers)
+    if limits is not None:
+        config = replace(config, limits=limits)
+    return Engine(runtime, config)
 
 
 def folder_of(path: Path, count: int) -> list[str]:
@@ -63,6 +74,15 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
         errors = [found.error for found in engine.predict(names)]
     assert "empty" in errors[0] and "truncated" in errors[1] and "not an image" in errors[2]
     assert errors[3:] == [None] * 3
+
+
+def test_limits_hold_for_what_is_read_together(tmp_path: Path) -> None:
+    (tmp_path / "large.jpg").write_bytes(jpeg(5, height=48, width=64))
+    (tmp_path / "small.jpg").write_bytes(jpeg(5))
+    names = [str(tmp_path / "large.jpg"), str(tmp_path / "small.jpg")]
+    with reading_engine(limits=DecodeLimits(max_pixels=1000)) as engine:
+        large, small = engine.predict(names)
+    assert "max_pixels" in large.error and small.error is None
 
 
 def test_while_some_decode_others_have_the_turn(tmp_path: Path) -> None:

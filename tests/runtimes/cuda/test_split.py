@@ -7,7 +7,14 @@ import random
 
 import pytest
 
-from brimful.runtimes.cuda.split import MOST, STEP, DecodeSplit
+from brimful.runtimes.cuda.split import (
+    HOPELESS_BATCHES,
+    MOST,
+    SETTLING,
+    STEP,
+    WINDOW_BATCHES,
+    DecodeSplit,
+)
 
 BATCH = 128
 
@@ -81,6 +88,19 @@ def test_threads_that_hold_up_the_driver_are_left_alone() -> None:
     plant = Plant(11_000, 20_000, 20_000, harm_us=150, noise=0.05)
     split = start(plant)
     assert plant.run(split, 8_000) > 0.97 * plant.rate(0)
+
+
+def test_a_step_that_does_harm_is_taken_back_at_once() -> None:
+    plant = Plant(4_000, 20, 20_000)  # threads so slow that a window of theirs takes a minute
+    split = start(plant)
+    while not split.share:
+        plant.run(split, 3)
+    begun, taken = plant.now, 0
+    while split.share:
+        plant.run(split, 3)
+        taken += 3
+    assert taken <= SETTLING + HOPELESS_BATCHES + 3 < WINDOW_BATCHES
+    assert plant.now > begun
 
 
 def test_the_cpu_is_left_alone_where_the_model_limits() -> None:
