@@ -15,8 +15,8 @@ from pathlib import Path
 
 from brimful.native.compile import CompilerError, load_library
 
-LARGEST = 8 * 2**20
-"""Bytes of a file; a larger one is not worth reading ahead."""
+LARGEST = 4 * 2**20
+"""Bytes of a file; a larger one is read on its own."""
 
 
 _log = logging.getLogger("brimful")

@@ -13,6 +13,8 @@ import torch
 from brimful.runtimes.cuda import file_memory
 from brimful.runtimes.cuda.file_memory import BLOCK, LARGEST, FileMemory
 
+PARTS = BLOCK // LARGEST
+
 
 @pytest.fixture(autouse=True)
 def unpinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -46,17 +48,17 @@ def test_parts_do_not_overlap() -> None:
 
 def test_a_block_is_used_again_when_its_last_part_is_gone(unpinned: list[int]) -> None:
     memory = FileMemory()
-    parts = [memory.take(LARGEST) for _ in range(4)]  # a whole block
+    parts = [memory.take(LARGEST) for _ in range(PARTS)]  # a whole block
     first = address(parts[0])
     assert unpinned == [BLOCK]
     kept = memory.take(LARGEST)  # another one
     assert unpinned == [BLOCK] * 2
     held = parts.pop()
     del parts
-    more = [memory.take(LARGEST) for _ in range(4)]
+    more = [memory.take(LARGEST) for _ in range(PARTS)]
     assert unpinned == [BLOCK] * 3, "a part of the first is still held"
     del held
-    again = [memory.take(LARGEST) for _ in range(4)]
+    again = [memory.take(LARGEST) for _ in range(PARTS)]
     assert unpinned == [BLOCK] * 3
     assert first in [address(part) for part in again if part is not None]
     del kept, more
@@ -64,7 +66,7 @@ def test_a_block_is_used_again_when_its_last_part_is_gone(unpinned: list[int]) -
 
 def test_the_limit_is_kept_and_comes_back(unpinned: list[int]) -> None:
     memory = FileMemory(2 * BLOCK)
-    parts = [memory.take(LARGEST) for _ in range(8)]
+    parts = [memory.take(LARGEST) for _ in range(2 * PARTS)]
     assert all(part is not None for part in parts)
     assert memory.take(1) is None
     assert unpinned == [BLOCK] * 2

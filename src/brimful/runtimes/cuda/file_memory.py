@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-BLOCK = 4 * 2**20
-"""Bytes of a block, which images share."""
+BLOCK = 8 * 2**20
+"""Bytes of a block, which images share. Each thread that reads keeps one."""
 
-LARGEST = BLOCK // 4
-"""A larger image gets none: it would waste the rest of a block."""
+LARGEST = BLOCK // 2
+"""A larger image gets none: it would waste most of a block. Photographs of cameras fit."""
 
 LIMIT = 512 * 2**20
 """Bytes of all blocks."""
