@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_kit import PATIENCE_S, debug_engine, eventually, jpeg, level_of
+from engine_kit import PATIENCE_S, debug_engine, eventually, gray, jpeg, level_of
 
 from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
@@ -111,6 +111,29 @@ def test_while_some_decode_others_have_the_turn(tmp_path: Path) -> None:
     finally:
         preprocess.decode_pixels = real
         gate.set()
+
+
+def test_pixels_are_written_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes as pixels needs no turn: the letterbox is worth every worker."""
+    inside, most, lock = [0], [0], threading.Lock()
+    gate = threading.Event()
+    from brimful.engine import preprocess
+
+    real = preprocess.letterbox
+
+    def held(*arguments):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        assert gate.wait(PATIENCE_S)
+        real(*arguments)
+
+    monkeypatch.setattr(preprocess, "letterbox", held)
+    with reading_engine(workers=8) as engine:
+        futures = [engine.submit(gray(i)) for i in range(24)]
+        eventually(lambda: most[0] == 8, "all workers write")
+        gate.set()
+        assert [level_of(f.result(PATIENCE_S)) for f in futures] == list(range(24))
 
 
 def test_no_more_than_two_bring_images_to_the_device() -> None:

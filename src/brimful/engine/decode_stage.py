@@ -22,7 +22,7 @@ READERS, WORKERS_PER_READER = 2, 4
 
 
 class Turn:
-    """A worker's turn to take images and bring them to the device, ended before it decodes."""
+    """A worker's turn to take images and bring them to the device, ended by work on pixels."""
 
     def __init__(self, readers: threading.Semaphore) -> None:
         """Have none yet.
@@ -134,6 +134,7 @@ class DecodeStage:
             else:
                 images.append((work, image))
             if isinstance(image, np.ndarray):  # pixels are many: no more than one image's
+                turn.give()  # the letterbox needs no interpreter either
                 self._stats.add("decode", time.perf_counter() - started)
                 del image, images
                 self._write(waiting)
