@@ -25,6 +25,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/engine_overhead.py
+	$(BIN)/python benchmarks/engine_drivers.py
 	$(BIN)/python benchmarks/cpu_predict.py
 
 $(VENV)/bin/python:
@@ -53,6 +54,7 @@ bench-gpu: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu_memory.py
 	$(BIN)/python benchmarks/gpu_latency.py
 	$(BIN)/python benchmarks/gpu_video.py
+	$(BIN)/python benchmarks/gpu_scaling.py
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -157,8 +157,8 @@ def main() -> None:
             else:
                 same = (sums_of(outputs, BATCH) == expected[members]).all(axis=1)
                 corrupt[0] += int((~same).sum())
-                if not same.all() and len(places) < 20:
-                    places.append(np.flatnonzero(~same).tolist())
+                if not same.all() and len(places) < 5:
+                    places.append(np.flatnonzero(~same)[:8].tolist())
             idle.append(slot)
             free.release()
 
@@ -176,7 +176,7 @@ def main() -> None:
         f"{checked / seconds:,.0f} img/s"
     )
     if places:
-        print(f"positions in the first batches that had some: {places}")
+        print(f"first positions in the first batches that had some: {places}")
     if not options.broken:
         facts = {
             "images": checked,

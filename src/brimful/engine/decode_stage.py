@@ -13,41 +13,10 @@ from brimful.engine.intake import Intake
 from brimful.engine.open_batches import Joined, OpenBatches, Ready
 from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.stats import StageStats
+from brimful.engine.turn import Turn, turns
 from brimful.engine.work import Work
 from brimful.errors import ImageError
 from brimful.spec import ModelSpec, Size
-
-READERS, WORKERS_PER_READER = 2, 4
-"""Workers that have a turn at a time: at least two, and a quarter of many."""
-
-
-class Turn:
-    """A worker's turn to take images and bring them to the device, ended by work on pixels."""
-
-    def __init__(self, readers: threading.Semaphore) -> None:
-        """Have none yet.
-
-        Args:
-            readers: The turns there are.
-        """
-        self._readers = readers
-        self._mine = False
-
-    def __enter__(self) -> Turn:
-        """Wait for a turn."""
-        self._readers.acquire()
-        self._mine = True
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Give it to another worker, if that has not happened yet."""
-        self.give()
-
-    def give(self) -> None:
-        """Give the turn to another worker."""
-        if self._mine:
-            self._mine = False
-            self._readers.release()
 
 
 class DecodeStage:
@@ -94,14 +63,11 @@ class DecodeStage:
         self._chunk = chunk
         self._on_written = on_written
         self._on_death = on_death
-        # Many workers that bring images to a device that decodes keep each other, and its threads,
-        # from the interpreter (benchmarks/NOTES.md): a few do, the others decode what it does not.
-        readers = max(READERS, workers // WORKERS_PER_READER) if preprocess.reads else workers
-        self._readers = threading.Semaphore(readers)
+        self._turns = threading.Semaphore(turns(workers) if preprocess.reads else workers)
 
     def loop(self) -> None:
         """Work until the intake is closed."""
-        turn = Turn(self._readers)
+        turn = Turn(self._turns)
         while True:
             with turn:
                 taken = self._intake.take(self._chunk)

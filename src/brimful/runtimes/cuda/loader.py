@@ -36,8 +36,8 @@ from brimful.vision.letterbox import letterbox as host_letterbox
 ARENAS = 2
 """One is read while the other is written by the decoder."""
 
-
 SIZES_KEPT = 4096
+"""Sizes of which it is remembered whether they fit; a job has few, or else one for each image."""
 
 
 @dataclass(slots=True)
