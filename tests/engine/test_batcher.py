@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from brimful.engine.batcher import Batch, Batcher, BatchPolicy
@@ -214,6 +214,15 @@ STEPS = st.one_of(
 )
 
 
+@example(  # the canvas that ran last goes before one that is due sooner
+    steps=[
+        *(("join", WIDE, None), ("write", 0, None), ("join", WIDE, None), ("write", 0, None)),
+        *(("due", 0, 1), ("join", SMALL, 0.5), ("write", 0, None), ("due", 0, 2)),
+    ],
+    max_batch=1,
+    max_delay_ms=1000.0,
+    max_pixels=None,
+)
 @given(
     steps=st.lists(STEPS, max_size=80),
     max_batch=st.integers(1, 5),
@@ -234,8 +243,15 @@ def test_whatever_happens_every_image_goes_exactly_once(steps, max_batch, max_de
             assert batch.members and not batch.unwritten
             assert len(batch.members) <= batch.capacity <= policy.capacity(batch.canvas)
             assert {canvas for _, canvas in batch.members} == {batch.canvas}
-        urgent = [b._overdue_at(batch) for batch in going]
-        assert urgent == sorted(urgent)
+        # What is overdue goes first; then the canvas that ran last, then what is due first.
+        last = gone[-1].canvas if gone else None
+        for i, batch in enumerate(going):
+            rest = going[i:]
+            first = [other for other in rest if b._overdue_at(other) <= now]
+            first = first or [other for other in rest if other.canvas == last] or rest
+            assert batch in first
+            assert b._overdue_at(batch) == min(map(b._overdue_at, first))
+            last = batch.canvas
         gone.extend(going)
 
     for kind, first, second in steps:
