@@ -39,7 +39,6 @@ def parts(name: str, batch: int, precision: Any) -> None:
     import torch
 
     from brimful.load import load
-    from brimful.vision.cuda.nvjpeg import NvJpeg
 
     figures: dict[str, float] = {}
     with GpuMonitor() as monitor:
@@ -58,10 +57,6 @@ def parts(name: str, batch: int, precision: Any) -> None:
         matrix = torch.zeros(64, 64, device="cuda")
         matrix @ matrix
         note("cuBLAS")
-        decoder = NvJpeg(batch)
-        note("nvJPEG")
-        decoder.close()
-        note("nvJPEG closed")
         with load(model("yolo26n"), device="cuda:0", precision=precision, batch=batch) as engine:
             note("weights, loaders, lanes")
             for _ in engine.predict(images(512)):

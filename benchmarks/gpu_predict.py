@@ -106,7 +106,7 @@ def alone(name: str, folder: Path, batch: int) -> None:
     from brimful.runtimes.cuda.loader import Loader
     from brimful.runtimes.cuda.slot import CudaSlot
     from brimful.vision.canvas import CanvasPolicy
-    from brimful.vision.cuda.nvjpeg import NvJpeg
+    from brimful.vision.cuda.jpeg import JpegDecoder
     from brimful.vision.decode import read_encoded
 
     files = sorted(folder.glob("*.jpg"))
@@ -114,7 +114,8 @@ def alone(name: str, folder: Path, batch: int) -> None:
         for _ in engine.predict(files[: 2 * batch]):
             pass
         runtime: Any = engine.runtime
-        encoded = [read_encoded(file.read_bytes()) for file in files[:batch]]
+        given = runtime.memory_for
+        encoded = [read_encoded(file, memory_for=given) for file in files[:batch]]
         policy = CanvasPolicy.for_model(engine.spec)
         geometries = [policy.place(one.header.size) for one in encoded]
         canvas = geometries[0].canvas
@@ -131,13 +132,11 @@ def alone(name: str, folder: Path, batch: int) -> None:
         slot = CudaSlot(canvas, batch, 3)
         for position, (one, geometry) in enumerate(zip(encoded, geometries, strict=True)):
             slot.put(position, one, geometry)
-        decoder, room = NvJpeg(batch), max(32, batch) * 2**20
-        loader = Loader(batch, 3, runtime._device, decoder=decoder, pixel_bytes=room)
+        device, room = runtime._device, batch * 10 * 2**20
+        loader = Loader(batch, 3, device, decoder=JpegDecoder(device), limit=room)
 
         def decodes() -> int:
-            for piece in loader.pieces(slot, batch, {}):
-                assert piece.arena is not None
-                piece.arena.release(torch.cuda.current_stream())
+            assert sum(piece.decoded for piece in loader.pieces(slot, batch, {})) == batch
             return batch
 
         tell("alone", model_img_s=rate(forwards, 2.0), decode_img_s=rate(decodes, 2.0))

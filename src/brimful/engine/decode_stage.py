@@ -68,8 +68,9 @@ class DecodeStage:
     def loop(self) -> None:
         """Work until the intake is closed."""
         turn = Turn(self._turns)
-        while True:
-            with turn:
+        try:
+            while True:
+                turn.take()
                 taken = self._intake.take(self._chunk)
                 if taken is None:
                     return
@@ -79,6 +80,8 @@ class DecodeStage:
                     self._settle([(work, late) for work in expired])
                 self._prepare(works, turn)
                 del taken, works, expired  # a waiting thread keeps no image alive
+        finally:
+            turn.give()
 
     def _prepare(self, works: list[Work], turn: Turn) -> None:
         """Decode images and bring them into slots; a bad image settles its own result."""

@@ -17,7 +17,10 @@ def turns(workers: int) -> int:
 
 
 class Turn:
-    """A worker's turn to take images and bring them to the device, ended by work on pixels."""
+    """A worker's turn to take images and bring them to the device, ended by work on pixels.
+
+    It is kept from chunk to chunk: handed round, it would wake a thread for each.
+    """
 
     def __init__(self, turns: threading.Semaphore) -> None:
         """Have none yet.
@@ -28,15 +31,11 @@ class Turn:
         self._turns = turns
         self._mine = False
 
-    def __enter__(self) -> Turn:
-        """Wait for a turn."""
-        self._turns.acquire()
-        self._mine = True
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Give it to another worker, if that has not happened yet."""
-        self.give()
+    def take(self) -> None:
+        """Wait for a turn, if it is not this worker's already."""
+        if not self._mine:
+            self._turns.acquire()
+            self._mine = True
 
     def give(self) -> None:
         """Give the turn to another worker."""

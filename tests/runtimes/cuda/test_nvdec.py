@@ -123,7 +123,7 @@ def test_surfaces_land_on_the_canvas_as_pixels_do(frames):
         host_letterbox(pixels, geometry, expected[position])
     loader = object.__new__(Loader)  # its other half needs a device
     (piece,) = Loader.pieces(loader, slot, 3, {})
-    assert piece.arena is None
+    assert not piece.decoded
     out = torch.zeros((3, 3, 64, 64)).contiguous(memory_format=torch.channels_last)
     letterbox(torch.from_numpy(piece.table), out, count=3)
     found = (out.permute(0, 2, 3, 1).flip(3) * 255).round().numpy().astype(np.uint8)

@@ -1,17 +1,18 @@
 """FileMemory: pinned memory that encoded images are read into.
 
-The decoder copies every image to the device. From pinned memory that is one transfer; from any
-other the driver first copies it again, on the thread that decodes. And memory that is used again is
-not asked from the system for every file.
+The device reads it by itself; what lies elsewhere is copied first, on the thread that decodes. And
+memory that is used again is not asked from the system for every file.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import weakref
 from collections import deque
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -25,6 +26,21 @@ LIMIT = 512 * 2**20
 """Bytes of all blocks."""
 
 ALIGNMENT = 64
+
+
+class _Pinned(np.ndarray[Any, Any]):
+    """Memory of a block: a type of its own tells its parts from any other memory."""
+
+
+def place_of(data: bytes | memoryview) -> tuple[int, int] | None:
+    """Return where in pinned memory an image is, or None if no block has it.
+
+    Returns:
+        Its address, and a number that parts of the same block share.
+    """
+    if isinstance(data, memoryview) and isinstance(data.obj, _Pinned):
+        return ctypes.addressof(ctypes.c_char.from_buffer(data)), id(data.obj)
+    return None
 
 
 class FileMemory:
@@ -46,6 +62,15 @@ class FileMemory:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._closed = False
+
+    def reserve(self, size: int) -> None:
+        """Allocate memory before it is needed: pinning it in the middle of a job holds others up.
+
+        Args:
+            size: Bytes, rounded up to whole blocks; no more than the limit.
+        """
+        blocks = [self._block() for _ in range(-(-size // BLOCK))]
+        del blocks  # they are free again
 
     def take(self, size: int) -> memoryview | None:
         """Return memory for an image, or None where there is none for it.
@@ -84,6 +109,7 @@ class FileMemory:
                     return None
                 self._allocated += BLOCK
                 memory = torch.empty(BLOCK, dtype=torch.uint8, pin_memory=True).numpy()
+                memory = memory.view(_Pinned)
         held = memory[:]  # parts keep this view alive, and it tells when the last one is gone
         weakref.finalize(held, self._give, memory).atexit = False
         return held.data

@@ -8,7 +8,6 @@ and hands their rows on. None works on single images.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from brimful.errors import RuntimeFailedError
 from brimful.models.artifact import artifact, digest_of
 from brimful.models.model import Model
 from brimful.runtimes.cuda.budget import Budget, knee, sizes_to_try
+from brimful.runtimes.cuda.context import prepare_context
 from brimful.runtimes.cuda.driver import STAGES, Driver, buckets
 from brimful.runtimes.cuda.file_memory import FileMemory
 from brimful.runtimes.cuda.flight import Flight
@@ -41,9 +41,12 @@ from brimful.runtimes.runtime import (
 )
 from brimful.runtimes.torch_eager import cuda_device
 from brimful.spec import ModelSpec, Size
-from brimful.vision.cuda.nvjpeg import NvJpeg
+from brimful.vision.cuda.jpeg import JpegDecoder
 from brimful.vision.decode import MemoryFor
 from brimful.vision.header import Header
+
+FILE_BYTES = 128 * 2**10
+"""Of pinned memory for an image's file that are there from the start; more comes when needed."""
 
 LANES = 3
 """Forwards in flight: one computes, one is queued behind it, and one is being launched."""
@@ -53,11 +56,12 @@ DRIVERS = 2
 
 DEFAULT_BATCH = 64
 
-PIXEL_BYTES = 32 * 2**20
-"""A driver has at least so much room for decoded images: 10 megapixels."""
+ROOM = 128 * 2**20
+"""A driver has room for so many bytes of decoded images at least: one of 28 megapixels."""
 
-PIXEL_BYTES_PER_IMAGE = 2**20
-"""And so much for each image of a batch: VGA and a little more. Larger ones go in pieces."""
+ROOM_PER_IMAGE = 4 * 2**20
+"""And so much for each image of a batch: a megapixel needs 4.5 MiB. Batches of larger ones go in
+pieces. Nothing is taken before images need it, but with a budget."""
 
 
 class TorchCudaRuntime:
@@ -78,12 +82,9 @@ class TorchCudaRuntime:
             ModelError: The file cannot be read.
             UsageError: There is no such device.
         """
-        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            # Streams share the connections to the device, 8 by default, and wait for each other
-            # there. With the library's own there are more: decode took half as long again.
-            os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
         # Some calls refuse a device without its index.
         self._device = torch.device("cuda", cuda_device(torch, options.device).index or 0)
+        prepare_context(self._device)
         self._precision = options.precision
         self._techniques = techniques
         self._preparing = threading.Lock()
@@ -99,7 +100,7 @@ class TorchCudaRuntime:
             self._canvases = policy.canvases() if policy else None
             self._split = DecodeSplit()
             self._loaders: list[Loader] = []  # until the batch is known
-            self._decoder: NvJpeg | None = None
+            self._decoder: JpegDecoder | None = None
             self._memory = FileMemory()
             self.video, self._video_note = open_video(
                 techniques, self.spec, self._device, budget=self._budget is not None
@@ -151,11 +152,6 @@ class TorchCudaRuntime:
             stage: sum(driver.timings[stage] for driver in self._drivers) / count
             for stage in STAGES
         }
-
-    @property
-    def repeated(self) -> int:
-        """Images that were decoded a second time; see `Loader.repeated`."""
-        return sum(loader.repeated for loader in self._loaders)
 
     def allocate(self, canvas: Size, *, capacity: int | None = None) -> CudaSlot:
         """Make a slot; the first of a canvas captures all of its graphs.
@@ -301,22 +297,31 @@ class TorchCudaRuntime:
 
     def _open_loaders(self) -> tuple[list[Loader], str]:
         """Return loaders with the device's decoder, or without where there is none."""
-        channels, batch = self.spec.channels, self.max_batch
+        channels = self.spec.channels
         note = "cpu"
         if self._techniques.decode and self.spec.task != "classify" and channels == 3:
             try:
-                self._decoder = NvJpeg(batch)
+                self._decoder = JpegDecoder(self._device)
                 note = "gpu"
             except RuntimeFailedError as error:
                 note = f"cpu ({error})"
-        room = max(PIXEL_BYTES, batch * PIXEL_BYTES_PER_IMAGE)
+        if self._decoder is not None:
+            self._memory.reserve(self.max_batch * self.ahead * FILE_BYTES)
+        return [self._open_loader() for _ in range(DRIVERS)], note
+
+    def _open_loader(self) -> Loader:
+        batch = self.max_batch
+        limit = max(ROOM, batch * ROOM_PER_IMAGE)
         if self._budget is not None:
-            room = min(room, self._budget.limit // (32 * DRIVERS))
-        loaders = [
-            Loader(batch, channels, self._device, decoder=self._decoder, pixel_bytes=room)
-            for _ in range(DRIVERS)
-        ]
-        return loaders, note
+            limit = min(limit, self._budget.limit // (16 * DRIVERS))
+        return Loader(
+            batch,
+            self.spec.channels,
+            self._device,
+            decoder=self._decoder,
+            limit=limit,
+            at_once=self._budget is not None,
+        )
 
     def _drive(self, driver: Driver) -> None:
         """Run a driver, until told to stop."""

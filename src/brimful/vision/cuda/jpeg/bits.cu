@@ -1,0 +1,145 @@
+// Phases that turn the scan into bits one behind the other, without stuffing and markers.
+
+// A thread's chunk of the scan: whole lines of eight bytes, but for the first and the last thread.
+DEVICE void chunk_of(const Block* block, const Work* work, int thread, int* from, int* to) {
+    int first = block->scan / 8, lines = work->length / 8 + 1 - first;
+    int share = (lines + THREADS - 1) / THREADS;
+    int start = (first + thread * share) * 8, stop = start + share * 8;
+    *from = start > block->scan ? start : block->scan;
+    *to = stop < work->length ? stop : work->length;
+}
+
+// Whether a line of eight bytes has one of 0xff.
+DEVICE int has_marker(u64 line) {
+    u64 zeros = ~line; // a byte of zero borrows from its highest bit, which was not set
+    return ((zeros - 0x0101010101010101ull) & line & 0x8080808080808080ull) != 0;
+}
+
+// Is a byte of the scan data? Of a stuffed one its zero is not. Sets `restart` for the second byte
+// of such a marker, `stop` for one that ends the scan.
+DEVICE int is_data(int before, int byte, int after, int* restart, int* stop) {
+    *restart = *stop = 0;
+    if (before == 0xff && byte != 0xff) {
+        *restart = byte >= 0xd0 && byte <= 0xd7;
+        *stop = byte != 0 && !*restart;
+        return 0;
+    }
+    return byte != 0xff || after == 0;
+}
+
+// Count data and markers in a thread's chunk. Returns where the scan ends, if it does there.
+DEVICE int count_data(Block* block, const Work* work, int thread) {
+    int from, to, kept = 0, restarts = 0, stops = work->length;
+    chunk_of(block, work, thread, &from, &to);
+    const u8* raw = work->raw;
+    int before = from > block->scan && from < to ? raw[from - 1] : 0;
+    for (int at = from; at < to && stops == work->length;) {
+        if (at % 8 == 0 && at + 8 <= to && before != 0xff) {
+            u64 line = *(const u64*)(raw + at);
+            if (!has_marker(line)) {
+                kept += 8;
+                at += 8;
+                before = (int)(line >> 56);
+                continue;
+            }
+        }
+        int restart, stop, after = at + 1 < work->length ? raw[at + 1] : 0xff;
+        kept += is_data(before, raw[at], after, &restart, &stop);
+        restarts += restart;
+        if (stop) stops = at;
+        before = raw[at++];
+    }
+    block->kept[thread] = kept;
+    block->restarts[thread] = restarts;
+    return stops;
+}
+
+// Turn counts into sums of what is before, and lay out what follows. One thread does it.
+DEVICE void lay_out(Block* block, const Work* work) {
+    int kept = 0, restarts = 0;
+    for (int i = 0; i < THREADS; i++) {
+        int from, to;
+        chunk_of(block, work, i, &from, &to);
+        int within = from < block->stop && from < to;
+        int here = within ? block->kept[i] : 0, markers = within ? block->restarts[i] : 0;
+        block->kept[i] = kept;
+        block->restarts[i] = restarts;
+        kept += here;
+        restarts += markers;
+    }
+    block->bytes = kept;
+    block->segments = restarts + 1;
+    // The bits, padding for readers that look ahead, and where intervals begin.
+    i64 needed = (i64)rounded_up(kept + PADDING, 16) + 4 * ((i64)restarts + 2);
+    if (needed > work->room) block->status = UNSUPPORTED;
+    if (restarts && !block->interval) block->status = DAMAGED;
+    u32 share = (u32)((i64)kept * 8 + THREADS - 1) / THREADS;
+    block->share = share < SHARE_BITS ? SHARE_BITS : share;
+    block->readers = (int)(((i64)kept * 8 + block->share - 1) / block->share);
+    if (!block->readers) block->status = DAMAGED;
+}
+
+DEVICE u32* starts_of(const Block* block, const Work* work) {
+    return (u32*)(work->bits + rounded_up(block->bytes + PADDING, 16));
+}
+
+// Copy the data of a thread's chunk to where it belongs.
+DEVICE void gather(Block* block, const Work* work, int thread) {
+    int from, to, kept = block->kept[thread], restarts = block->restarts[thread];
+    chunk_of(block, work, thread, &from, &to);
+    to = least(to, block->stop);
+    const u8* raw = work->raw;
+    u8* bits = work->bits;
+    u32* starts = starts_of(block, work);
+    int before = from > block->scan && from < to ? raw[from - 1] : 0;
+    u64 held = 0; // bytes that do not fill a word yet, the first one lowest
+    int count = 0;
+    for (int at = from; at < to;) {
+        if (at % 8 == 0 && at + 8 <= to && before != 0xff && kept % 4 == 0) {
+            u64 line = *(const u64*)(raw + at);
+            if (!has_marker(line)) {
+                held |= line << (8 * count);
+                *(u32*)(bits + kept) = (u32)held;
+                held = count ? held >> 32 | line >> (64 - 8 * count) << 32 : held >> 32;
+                *(u32*)(bits + kept + 4) = (u32)held;
+                held >>= 32;
+                kept += 8;
+                at += 8;
+                before = (int)(line >> 56);
+                continue;
+            }
+        }
+        int restart, stop, byte = raw[at], after = at + 1 < work->length ? raw[at + 1] : 0xff;
+        int data = is_data(before, byte, after, &restart, &stop);
+        if (data && (count || kept % 4 == 0)) {
+            held |= (u64)byte << (8 * count++);
+            if (count == 4) {
+                *(u32*)(bits + kept) = (u32)held;
+                held = 0;
+                count = 0;
+                kept += 4;
+            }
+        } else if (data) {
+            bits[kept++] = (u8)byte; // before the first whole word
+        }
+        if (restart) {
+            if ((byte & 7) != (restarts & 7)) block->status = DAMAGED; // one is missing
+            starts[++restarts] = (u32)(kept + count);
+        }
+        before = byte;
+        at++;
+    }
+    for (; count; count--, held >>= 8) bits[kept++] = (u8)held;
+    if (thread == 0) {
+        starts[0] = 0;
+        starts[block->segments] = (u32)block->bytes;
+        for (int i = 0; i < PADDING; i++) bits[block->bytes + i] = 0xff;
+    }
+}
+
+// Clear the coefficients: most of them are zero and are not stored.
+DEVICE void clear(const Work* work, int thread) {
+    u64* lines = (u64*)work->coefficients;
+    int count = work->room / 4; // two bytes a sample, eight a line
+    for (int i = thread; i < count; i += THREADS) lines[i] = 0;
+}

@@ -1,0 +1,150 @@
+// Phases before the scan: what the segments of the file say, and the tables made of it.
+
+DEVICE int word(const u8* at) { return at[0] << 8 | at[1]; }
+
+// Note where the Huffman tables of a segment lie. One thread does it.
+DEVICE int note_tables(Block* block, const u8* raw, int at, int end) {
+    while (at + 17 <= end) {
+        int count = 0, kind = raw[at];
+        if (kind & 0xee) return UNSUPPORTED;
+        for (int i = 1; i <= 16; i++) count += raw[at + i];
+        if (count > 256 || at + 17 + count > end) return DAMAGED;
+        block->tables[kind >> 4 << 1 | (kind & 1)] = at + 1;
+        at += 17 + count;
+    }
+    return at == end ? GOOD : DAMAGED;
+}
+
+DEVICE int note_quantisers(Block* block, const u8* raw, int at, int end) {
+    while (at + 65 <= end) {
+        if (raw[at] > 3) return UNSUPPORTED; // of 16 bits, or no such table
+        block->quantisers[raw[at]] = at + 1;
+        at += 65;
+    }
+    return at == end ? GOOD : UNSUPPORTED;
+}
+
+DEVICE int note_frame(Block* block, const i64* image, const u8* raw, int at, int end, u8* names) {
+    int across = (int)image[ACROSS], down = (int)image[DOWN];
+    if (end - at < 15 || raw[at] != 8 || raw[at + 5] != 3) return UNSUPPORTED;
+    if (word(raw + at + 1) != (int)image[HEIGHT] || word(raw + at + 3) != (int)image[WIDTH])
+        return UNSUPPORTED;
+    for (int i = 0; i < 3; i++) {
+        const u8* component = raw + at + 6 + 3 * i;
+        int expected = i ? 0x11 : across << 4 | down;
+        if (component[1] != expected || component[2] > 3) return UNSUPPORTED;
+        names[i] = component[0];
+        block->quantiser_of[i] = component[2];
+    }
+    block->across = across;
+    block->down = down;
+    block->across_mcus = ((int)image[WIDTH] + 8 * across - 1) / (8 * across);
+    block->mcus = block->across_mcus * (((int)image[HEIGHT] + 8 * down - 1) / (8 * down));
+    return GOOD;
+}
+
+DEVICE int note_scan(Block* block, const u8* raw, int at, int end, const u8* names) {
+    if (end - at < 10 || raw[at] != 3) return UNSUPPORTED;
+    for (int i = 0; i < 3; i++) {
+        int tables = raw[at + 2 + 2 * i];
+        if (raw[at + 1 + 2 * i] != names[i] || tables & 0xee) return UNSUPPORTED;
+        block->dc_of[i] = tables >> 4;
+        block->ac_of[i] = 2 + (tables & 1);
+        if (!block->tables[block->dc_of[i]] || !block->tables[block->ac_of[i]]) return UNSUPPORTED;
+        if (!block->quantisers[block->quantiser_of[i]]) return UNSUPPORTED;
+    }
+    if (raw[at + 7] != 0 || raw[at + 8] != 63 || raw[at + 9] != 0) return UNSUPPORTED;
+    block->scan = end;
+    return GOOD;
+}
+
+// Read the segments before the scan. One thread does it.
+DEVICE void read_segments(Block* block, const i64* image, const Work* work) {
+    const u8* raw = work->raw;
+    int at = 2, length = work->length, framed = 0, status = GOOD;
+    u8 names[3] = {0, 0, 0};
+    block->scan = block->interval = 0;
+    block->status = GOOD;
+    block->stop = length;
+    for (int i = 0; i < 4; i++) block->tables[i] = block->quantisers[i] = 0;
+    while (status == GOOD && !block->scan) {
+        if (at + 4 > length || raw[at] != 0xff) {
+            status = UNSUPPORTED;
+            break;
+        }
+        int marker = raw[at + 1];
+        if (marker == 0xff) { // a fill byte
+            at++;
+            continue;
+        }
+        int start = at + 4, end = at + 2 + word(raw + at + 2);
+        if (marker == 1 || (marker >= 0xd0 && marker <= 0xd9) || end < start || end > length)
+            status = UNSUPPORTED;
+        else if (marker == 0xc4)
+            status = note_tables(block, raw, start, end);
+        else if (marker == 0xdb)
+            status = note_quantisers(block, raw, start, end);
+        else if (marker == 0xdd)
+            block->interval = end - start == 2 ? word(raw + start) : 0;
+        else if (marker == 0xda)
+            status = framed ? note_scan(block, raw, start, end, names) : UNSUPPORTED;
+        else if (marker == 0xc0) {
+            status = framed ? UNSUPPORTED : note_frame(block, image, raw, start, end, names);
+            framed = 1;
+        } else if (marker >= 0xc1 && marker <= 0xcf)
+            status = UNSUPPORTED;
+        at = end;
+    }
+    if (status != GOOD) block->status = status;
+}
+
+// What a code stands for, in 16 bits. From the lowest: 5 that the code and the value behind it take
+// together, 4 that the value takes, 7 for how many coefficients it gets on by: 64 ends the block.
+DEVICE u32 step_of(int table, int length, int symbol) {
+    int size = symbol & 15, run = symbol >> 4;
+    int on = table < 2 ? 1 : size || run == 15 ? run + 1 : 64;
+    return (u32)(on << 9 | size << 5 | (length + size));
+}
+
+// Bounds of each length of code, one table a thread.
+DEVICE void measure_codes(Block* block, const Work* work, int thread) {
+    if (thread >= 4 || !block->tables[thread]) return;
+    const u8* counts = work->raw + block->tables[thread];
+    u32 code = 0;
+    int index = 0;
+    for (int length = 1; length <= 16; length++) {
+        block->values_at[thread][length] = index - (int)code;
+        code += counts[length - 1];
+        index += counts[length - 1];
+        if (code > 1u << length) block->status = DAMAGED; // more codes than there are
+        block->above[thread][length] = code << (16 - length);
+        code <<= 1;
+    }
+}
+
+// The look-up tables, and the quantisers in natural order.
+DEVICE void fill_tables(Block* block, const Work* work, int thread) {
+    for (int table = 0; table < 4; table++) {
+        if (!block->tables[table]) continue;
+        const u8* values = work->raw + block->tables[table] + 16;
+        int left = work->length - (block->tables[table] + 16);
+        for (int i = thread; i < 256; i += THREADS)
+            block->values[table][i] = i < left ? values[i] : 0;
+        for (u32 i = (u32)thread; i < 1u << FAST_BITS; i += THREADS) {
+            u32 bits = i << (16 - FAST_BITS);
+            int length = 1;
+            while (length <= FAST_BITS && bits >= block->above[table][length]) length++;
+            u16 found = 0;
+            if (length <= FAST_BITS) {
+                int index = block->values_at[table][length] + (int)(bits >> (16 - length));
+                found = (u16)step_of(table, length, index < left ? values[index & 255] : 0);
+            }
+            block->fast[table][i] = found;
+        }
+    }
+    for (int i = thread; i < 64; i += THREADS) block->natural[i] = NATURAL[i];
+    for (int i = thread; i < 3 * 64; i += THREADS) {
+        const u8* values = work->raw + block->quantisers[block->quantiser_of[i / 64]];
+        work->quantisers[i / 64 * 64 + NATURAL[i % 64]] = values[i % 64];
+    }
+}

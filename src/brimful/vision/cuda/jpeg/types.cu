@@ -1,0 +1,129 @@
+// Baseline JPEG to planes of Y, Cb and Cr, for many images at a time: one thread block an image.
+//
+// Huffman codes of a JPEG can be read from any bit on: after some wrong symbols a reader falls into
+// step with one that began at the start (A. Weissenberger, B. Schmidt: Massively Parallel Huffman
+// Decoding on GPUs, ICPP 2018; Accelerating JPEG Decompression on GPUs, HiPC 2021). So each thread
+// takes a share of the scan, and reads it again from where the thread before it ended until nobody
+// ends elsewhere than before. Then everybody knows which blocks are in its share, and stores them.
+//
+// The inverse transform is the one of Loeffler, Ligtenberg and Moschytz (Practical Fast 1-D DCT
+// Algorithms with 11 Multiplications, ICASSP 1989) in the fixed point of libjpeg's slow and exact
+// method, so that the samples are the CPU decoder's. Formats: ITU-T T.81.
+//
+// The files of this folder are one source, in the order types, segments, bits, scan, transform, place,
+// kernels. All but the last are C that is also C++: tests compile them for the CPU and run the phases
+// of a block in turn. Between phases, all threads of a block wait for each other.
+
+#ifdef __CUDACC__
+#define DEVICE static __device__ __forceinline__
+#define CONSTANT static __device__ __constant__ const
+#else
+#define DEVICE static inline
+#define CONSTANT static const
+#endif
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef short i16;
+typedef unsigned int u32;
+typedef long long i64;
+typedef unsigned long long u64;
+
+#define THREADS 256    // of a block that reads one image
+#define GROUPS 16      // of threads, whose results are summed up in turn
+#define SHARE_BITS 512 // shares are no shorter: a reader needs some room to fall into step
+#define FAST_BITS 10   // codes so short are found in one look
+#define PADDING 32     // bytes behind the scan, for readers that look ahead
+
+// The columns of the table that describes images, one row each (`jpeg.describe`): addresses of the
+// planes and of room for the work; bytes from row to row of luma and of chroma; height and width as
+// stored; luma samples per chroma sample; the file's address and bytes; its EXIF orientation; height
+// and width on the canvas, rows above and columns to the left of it, which canvas; and source pixels
+// per canvas pixel, vertical and horizontal, as the bits of two doubles.
+enum {
+    LUMA, BLUE, RED, WORK, LUMA_PITCH, CHROMA_PITCH, HEIGHT, WIDTH, ACROSS, DOWN, FILE_AT, FILE_BYTES,
+    ORIENTATION, RESIZED_HEIGHT, RESIZED_WIDTH, TOP, LEFT, CANVAS, SCALE_Y, SCALE_X, COLUMNS
+};
+
+// What became of an image.
+#define GOOD 0
+#define UNSUPPORTED 1 // not a baseline JPEG of three components in one scan, or out of room
+#define DAMAGED 2     // what the scan says cannot be right
+
+// Natural order of the coefficients, which come in zigzag order.
+CONSTANT u8 NATURAL[64] = {
+    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
+    41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
+    30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
+
+// Where a reader is: the next bit, which block of its MCU that belongs to, and which coefficient.
+typedef struct {
+    u32 bit;
+    u16 block;
+    u16 coefficient;
+} Place;
+
+// What was read in a share.
+typedef struct {
+    int blocks;   // that ended in it
+    int restarts; // whether a restart interval began in it
+    int sums[3];  // of the differences of DC, since the last restart
+} Totals;
+
+typedef struct {
+    u16 fast[4][1 << FAST_BITS]; // steps, 0 where the code is longer; tables: DC 0, 1, AC 0, 1
+    u32 above[4][17];            // first code longer than so many bits, left-aligned to 16 bits
+    int values_at[4][17];        // a code of that length, added to this, is the index of its symbol
+    u8 values[4][256];
+    u8 natural[64];              // NATURAL, which threads read at different places
+    u64 begins[THREADS], ends[THREADS]; // packed places
+    Totals totals[THREADS], groups[GROUPS];
+    int kept[THREADS], restarts[THREADS]; // bytes and restart markers before a thread's chunk
+    int tables[4], quantisers[4];         // where they lie in the file, or 0
+    int quantiser_of[3], dc_of[3], ac_of[3];
+    int across, down, across_mcus, mcus, interval;
+    int scan, stop;       // bytes of the file
+    int bytes, segments;  // of the scan without stuffing; restart intervals
+    u32 share;            // bits
+    int readers, status;
+} Block;
+
+// What a block works on.
+typedef struct {
+    const u8* raw; // the file
+    int length;
+    u8* bits;      // the scan without stuffing and markers
+    i16* coefficients;
+    u16* quantisers; // 3 x 64, in natural order
+    int room;      // bytes that `bits` and `starts` may take
+} Work;
+
+DEVICE u64 packed(Place place) {
+    return (u64)place.bit << 32 | (u32)place.block << 16 | place.coefficient;
+}
+
+DEVICE Place unpacked(u64 value) {
+    Place place;
+    place.bit = (u32)(value >> 32);
+    place.block = (u16)(value >> 16 & 0xffff);
+    place.coefficient = (u16)(value & 0xffff);
+    return place;
+}
+
+DEVICE int least(int a, int b) { return a < b ? a : b; }
+
+DEVICE int rounded_up(int value, int step) { return (value + step - 1) / step * step; }
+
+DEVICE Work work_of(const i64* image) {
+    Work work;
+    int rows = rounded_up((int)image[HEIGHT], 8 * (int)image[DOWN]);
+    int luma = rows * (int)image[LUMA_PITCH];
+    int chroma = rows / (int)image[DOWN] * (int)image[CHROMA_PITCH];
+    work.raw = (const u8*)image[FILE_AT];
+    work.length = (int)image[FILE_BYTES];
+    work.bits = (u8*)image[LUMA]; // the planes are written when it has been read
+    work.room = luma + 2 * chroma;
+    work.coefficients = (i16*)image[WORK];
+    work.quantisers = (u16*)((u8*)image[WORK] + 2 * (i64)work.room);
+    return work;
+}

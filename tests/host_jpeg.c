@@ -1,0 +1,60 @@
+// The kernels of brimful/vision/cuda/jpeg thread after thread: its files come before this one.
+
+#include <stdlib.h>
+
+// Decode images to planes. `rounds` gets how often shares were read.
+void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
+    Block* block = (Block*)malloc(sizeof(Block));
+    for (int i = 0; i < count; i++) {
+        const i64* image = images + (i64)i * COLUMNS;
+        const Work work = work_of(image);
+        int t, any = 1;
+        u8 moved[THREADS];
+        rounds[i] = 0;
+        read_segments(block, image, &work);
+        if (block->status == GOOD) {
+            for (t = 0; t < THREADS; t++) measure_codes(block, &work, t);
+            for (t = 0; t < THREADS; t++) {
+                int stops = count_data(block, &work, t);
+                block->stop = least(block->stop, stops);
+            }
+        }
+        if (block->status == GOOD) {
+            for (t = 0; t < THREADS; t++) fill_tables(block, &work, t);
+            lay_out(block, &work);
+        }
+        if (block->status == GOOD) {
+            for (t = 0; t < THREADS; t++) gather(block, &work, t);
+            for (t = 0; t < THREADS; t++) clear(&work, t);
+            for (t = 0; t < THREADS; t++) read_first(block, &work, t);
+            for (; any; rounds[i]++) {
+                for (t = 0, any = 0; t < THREADS; t++) any |= moved[t] = (u8)is_moved(block, t);
+                for (t = 0; t < THREADS; t++)
+                    if (moved[t]) read_again(block, &work, t);
+            }
+            for (t = 0; t < THREADS; t++) sum_groups(block, t);
+            sum_up(block);
+            if (block->status == GOOD)
+                for (t = 0; t < THREADS; t++) store(block, &work, t);
+        }
+        statuses[i] = block->status;
+        if (block->status != GOOD) continue;
+        for (int index = 0;; index++) {
+            int between[72], component = 0, pitch = 0;
+            u8* samples = samples_of(image, index, &component, &pitch);
+            if (!samples) break;
+            for (t = 0; t < 8; t++)
+                if (columns_of(work.coefficients + (i64)index * 64,
+                               work.quantisers + 64 * component, t, between))
+                    statuses[i] = DAMAGED;
+            for (t = 0; t < 8; t++) rows_of(between + 9 * t, samples + (i64)t * pitch);
+        }
+    }
+    free(block);
+}
+
+// Place one image on its canvas.
+void brimful_place(const i64* image, void* out, int height, int width, int type) {
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x += GROUP) place(image, out, height, width, type, y, x);
+}

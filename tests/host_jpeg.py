@@ -1,0 +1,82 @@
+"""The JPEG kernels compiled for the CPU: their phases, thread after thread."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from brimful.vision.cuda.jpeg import ADDRESSES, FILE, SOURCES
+from brimful.vision.geometry import Geometry
+
+MAIN = Path(__file__).with_name("host_jpeg.c")
+GUARD = 0xA5
+AROUND = 256
+"""Bytes before and behind an image's memory that nothing may write."""
+
+
+@functools.cache
+def library() -> Any:
+    """Return the compiled kernels."""
+    compiler = shutil.which("cc") or pytest.skip("needs a C compiler")
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "jpeg.c", Path(folder) / "jpeg.so"
+        parts = [path for path in SOURCES if path.stem != "kernels"]
+        source.write_text("".join(path.read_text() for path in (*parts, MAIN)))
+        flags = ["-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
+        return ctypes.CDLL(str(target))
+
+
+@dataclass
+class Decoded:
+    """What the kernels made of an image.
+
+    Attributes:
+        status: One of `jpeg.GOOD`, `UNSUPPORTED` and `DAMAGED`.
+        rounds: How often shares were read again.
+        luma: (height, width) Y as stored.
+        row: int64 (jpeg.COLUMNS,), the row of the table.
+        memory: What it points to.
+    """
+
+    status: int
+    rounds: int
+    luma: Any
+    row: Any
+    memory: tuple[Any, ...]
+
+    def placed(self, geometry: Geometry, type_: int = 0) -> Any:
+        """Return (height, width, 3) RGB as the kernels place it: float32, or the bits of 16."""
+        out = np.full((*geometry.canvas, 3), 7, (np.float32, np.uint16, np.uint16)[type_])
+        pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (self.row, out))
+        library().brimful_place(*pointers, *geometry.canvas, type_)
+        return out
+
+
+def decode(data: bytes, plan: Any, stored: tuple[int, int]) -> Decoded:
+    """Decode a file to memory as a plan lays it out."""
+    total = plan.room.total
+    memory = np.full(total + 2 * AROUND + 256, GUARD, np.uint8)
+    start = AROUND + (-memory.ctypes.data - AROUND) % 256
+    row = plan.entry.copy()
+    row[ADDRESSES] += memory.ctypes.data + start
+    source = np.zeros(len(data) // 16 + 1, np.complex128)  # aligned to 16
+    source.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+    row[FILE] = source.ctypes.data, len(data)
+    status, rounds = np.full(1, -1, np.int32), np.zeros(1, np.int32)
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (row, status, rounds)]
+    library().brimful_decode(*pointers[:2], 1, pointers[2])
+    assert (memory[:start] == GUARD).all() and (memory[start + total :] == GUARD).all()
+    height, width = stored
+    pitch = int(row[4])
+    luma = memory[start : start + height * pitch].reshape(height, pitch)[:, :width]
+    return Decoded(int(status[0]), int(rounds[0]), luma, row, (memory, source))

@@ -1,0 +1,207 @@
+"""The JPEG kernels on the CPU, against libjpeg-turbo: the same samples, and what it warns of."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+
+from brimful.runtimes.cuda.plan import Plans
+from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.cuda.jpeg import DAMAGED, GOOD, UNSUPPORTED
+from brimful.vision.geometry import Geometry
+from brimful.vision.header import read_header
+from brimful.vision.letterbox import letterbox
+from host_jpeg import Decoded, decode
+from oracles import asset, shared
+
+FACTORS = {"444": 0x111111, "422": 0x211111, "440": 0x121111, "420": 0x221111}
+
+
+def decoded(data: bytes, geometry: Geometry | None = None) -> Decoded:
+    """Decode a file whose header can be read."""
+    header = read_header(data)
+    assert header is not None and header.size is not None and header.stored is not None
+    plan = Plans().of(header, geometry or CanvasPolicy().place(header.size))
+    return decode(data, plan, header.stored)
+
+
+def expected_luma(data: bytes) -> np.ndarray:
+    return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
+
+
+def picture(size: tuple[int, int], *, block: int = 4, seed: int = 0) -> np.ndarray:
+    """Return blocks of random colours, and noise on them."""
+    rng = np.random.default_rng([seed, *size])
+    coarse = rng.integers(0, 256, (-(-size[0] // block), -(-size[1] // block), 3))
+    fine = coarse.repeat(block, 0).repeat(block, 1)[: size[0], : size[1]]
+    return np.clip(fine + rng.integers(-9, 10, fine.shape), 0, 255).astype(np.uint8)
+
+
+def encoded(image: np.ndarray, **options: int) -> bytes:
+    """Encode with OpenCV's options by their names."""
+    flags = [x for name, v in options.items() for x in (getattr(cv2, f"IMWRITE_JPEG_{name}"), v)]
+    return cv2.imencode(".jpg", image, flags)[1].tobytes()
+
+
+@pytest.mark.parametrize("sampling", FACTORS)
+@pytest.mark.parametrize("size", [(5, 6), (8, 8), (17, 33), (48, 31), (40, 64)])
+def test_pixels_are_those_of_the_cpu_decoder(size: tuple[int, int], sampling: str) -> None:
+    for quality in (20, 75, 100):
+        data = encoded(picture(size), QUALITY=quality, SAMPLING_FACTOR=FACTORS[sampling])
+        whole = Geometry(size, size, size, 0, 0)
+        found = decoded(data, whole)
+        assert found.status == GOOD
+        pixels = np.round(found.placed(whole) * 255)
+        np.testing.assert_array_equal(pixels, simplejpeg.decode_jpeg(data, "RGB"))
+
+
+@pytest.mark.parametrize("sampling", FACTORS)
+@pytest.mark.parametrize("imgsz", [(64, 64), (96, 160), (32, 36)])
+@pytest.mark.parametrize("size", [(41, 65), (64, 48), (30, 33), (150, 31), (36, 64), (3, 3)])
+def test_canvases_are_those_of_the_cpu_path(
+    size: tuple[int, int], imgsz: tuple[int, int], sampling: str
+) -> None:
+    data = encoded(picture(size), QUALITY=90, SAMPLING_FACTOR=FACTORS[sampling])
+    geometry = Geometry.fit(size, imgsz)
+    found = decoded(data, geometry).placed(geometry)
+    expected = np.zeros((*imgsz, 3), np.uint8)
+    letterbox(simplejpeg.decode_jpeg(data, "BGR"), geometry, expected)
+    np.testing.assert_array_equal(np.round(found * 255), expected[..., ::-1])
+
+
+def test_every_level_is_exact_in_every_type() -> None:
+    """All levels come through where nothing is scaled: at quality 100, without chroma."""
+    size = (16, 256)
+    levels = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (16, 1))[..., None], 3, 2)
+    data = encoded(levels, QUALITY=100, SAMPLING_FACTOR=FACTORS["444"])
+    whole = Geometry(size, size, size, 0, 0)
+    found = decoded(data, whole)
+    pixels = simplejpeg.decode_jpeg(data, "RGB")
+    assert len(np.unique(pixels)) > 250
+    for type_, dtype in enumerate((torch.float32, torch.float16, torch.bfloat16)):
+        expected = torch.from_numpy(pixels.astype(np.float64) / 255).to(dtype)
+        if dtype != torch.float32:
+            expected = expected.view(torch.int16)
+        values = found.placed(whole, type_)
+        np.testing.assert_array_equal(values.view(expected.numpy().dtype), expected.numpy())
+
+
+@pytest.mark.parametrize("sampling", FACTORS)
+@pytest.mark.parametrize("restart", [0, 1, 7, 40, 1000])
+@pytest.mark.parametrize("optimize", [0, 1])
+def test_photographs_with_restarts_and_tables_of_their_own(
+    restart: int, optimize: int, sampling: str
+) -> None:
+    image = cv2.imread(str(asset("bus.jpg")))[:480, :640]
+    for quality in (50, 92):
+        data = encoded(
+            image,
+            QUALITY=quality,
+            RST_INTERVAL=restart,
+            OPTIMIZE=optimize,
+            SAMPLING_FACTOR=FACTORS[sampling],
+        )
+        found = decoded(data)
+        assert found.status == GOOD
+        np.testing.assert_array_equal(found.luma, expected_luma(data))
+
+
+def test_readers_fall_into_step() -> None:
+    """Each of 256 readers begins in the middle of something, and few rounds set it right."""
+    data = encoded(cv2.imread(str(asset("bus.jpg"))), QUALITY=92)
+    found = decoded(data)
+    assert found.status == GOOD and 2 <= found.rounds < 40
+
+
+def test_a_scan_in_which_no_reader_falls_into_step() -> None:
+    """Blocks that all look alike: the readers learn from each other, one a round."""
+    data = encoded(np.full((1200, 1600, 3), 90, np.uint8), SAMPLING_FACTOR=FACTORS["420"])
+    found = decoded(data)
+    assert found.status == GOOD
+    np.testing.assert_array_equal(found.luma, expected_luma(data))
+
+
+def test_real_photographs() -> None:
+    folder = shared("voc100/images")
+    for path in sorted(folder.glob("*.jpg"))[::4]:
+        data = path.read_bytes()
+        header = read_header(data)
+        assert header is not None
+        if not header.baseline or header.sampling is None:
+            continue
+        found = decoded(data)
+        assert found.status == GOOD, path.name
+        np.testing.assert_array_equal(found.luma, expected_luma(data), path.name)
+
+
+@pytest.mark.parametrize("restart", [0, 20])
+def test_what_libjpeg_warns_of_is_not_decoded(restart: int) -> None:
+    """A changed byte either changes nothing but samples, and the same ones, or is noticed."""
+    data = encoded(picture((120, 160)), QUALITY=85, RST_INTERVAL=restart)
+    header = read_header(data)
+    assert header is not None
+    rng = np.random.default_rng(restart)
+    seen = {GOOD: 0, DAMAGED: 0}
+    for _ in range(400):
+        broken = bytearray(data)
+        for _ in range(rng.integers(1, 4)):
+            broken[rng.integers(header.scan + 14, len(data) - 2)] = rng.integers(0, 256)
+        found = decoded(bytes(broken))
+        seen[found.status] += 1
+        try:
+            luma = simplejpeg.decode_jpeg(bytes(broken), "GRAY", strict=True)[..., 0]
+        except ValueError:
+            assert found.status == DAMAGED
+            continue
+        if found.status == GOOD:
+            np.testing.assert_array_equal(found.luma, luma)
+    assert min(seen.values()) > 20
+
+
+def test_files_cut_short_or_full_of_noise_are_refused() -> None:
+    data = encoded(picture((96, 128)), QUALITY=85, RST_INTERVAL=5)
+    header = read_header(data)
+    assert header is not None
+    rng = np.random.default_rng(1)
+    assert header.size is not None and header.stored is not None
+    plan = Plans().of(header, CanvasPolicy().place(header.size))
+    for length in (0, 1, 2, 3, 20, 200, header.scan, header.scan + 5, len(data) // 2):
+        assert decode(data[:length], plan, header.stored).status != GOOD
+    for _ in range(1500):  # whatever the bytes are, only the image's own memory is written
+        broken = bytearray(data)
+        for _ in range(rng.integers(1, 30)):
+            broken[rng.integers(2, len(data))] = rng.integers(0, 256)
+        decode(bytes(broken), plan, header.stored)
+    for _ in range(200):
+        noise = rng.integers(0, 256, 5000, np.uint8).tobytes()
+        decode(data[: header.scan + 14] + noise, plan, header.stored)
+
+
+def test_other_kinds_of_jpeg_are_refused() -> None:
+    image = picture((64, 64))
+    data = encoded(image, QUALITY=90, SAMPLING_FACTOR=FACTORS["420"])
+    frame = data.index(b"\xff\xc0")
+    assert decoded(data).status == GOOD
+    # chroma as large as luma, but of two by two blocks an MCU
+    doubled = bytearray(data)
+    doubled[frame + 11] = doubled[frame + 14] = doubled[frame + 17] = 0x22
+    other_quantiser = bytearray(data)
+    other_quantiser[frame + 12] = 3
+    sixteen_bits = bytearray(data)
+    sixteen_bits[data.index(b"\xff\xdb") + 4] |= 0x10
+    for odd in (doubled, other_quantiser, sixteen_bits):
+        assert decoded(bytes(odd)).status == UNSUPPORTED
+    scan = data.index(b"\xff\xda")
+    for at, value in ((4, 1), (11, 1), (12, 62), (13, 0x10), (6, 0x22)):
+        odd = bytearray(data)
+        odd[scan + at] = value
+        assert decoded(bytes(odd)).status == UNSUPPORTED, at
+
+
+def test_a_restart_marker_that_is_missing_is_damage() -> None:
+    data = encoded(picture((96, 128)), QUALITY=85, RST_INTERVAL=5)
+    first, second = data.index(b"\xff\xd0"), data.index(b"\xff\xd1")
+    assert decoded(data[:first] + data[second:]).status == DAMAGED
