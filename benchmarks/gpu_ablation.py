@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_ablation.py
 
-yolo26n fp16, batch 128, generated 640x480 JPEGs. `letterbox` replaces the one kernel by PyTorch's
-operators, image by image; the other switches are those of `brimful.runtimes.cuda.techniques`.
-Without `decode` pixels come from CPU threads, through the slots' pinned rows.
+yolo26n fp16, batch 128, generated 640x480 JPEGs. `letterbox` replaces the kernel from planes to the
+canvas by PyTorch's operators, image by image; `pinned` reads files into ordinary memory; the other
+switches are those of `brimful.runtimes.cuda.techniques`. Without `decode` pixels come from CPU
+threads, through the slots' pinned rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from common import write_json
 from gpu_common import GpuMonitor, contest, gpu_environment, images, main_guard, model, tell
 
 BATCH = 128
-CONTESTANTS = ("everything", "decode", "letterbox", "graphs", "fused", "select", "all four")
+CONTESTANTS = (
+    *("everything", "decode", "letterbox", "pinned", "graphs", "fused", "select"),
+    "all of them",
+)
 
 
 def run(off: str, count: int) -> None:
@@ -27,7 +31,7 @@ def run(off: str, count: int) -> None:
     from brimful.engine.engine import Engine
     from brimful.formats.json_record import encode_jsonl
     from brimful.models.model import ModelOptions, open_model
-    from brimful.runtimes.cuda import loader
+    from brimful.runtimes.cuda.decoding import Decoding
     from brimful.runtimes.cuda.runtime import TorchCudaRuntime
     from brimful.runtimes.cuda.techniques import Techniques
     from brimful.runtimes.runtime import RuntimeOptions
@@ -35,9 +39,11 @@ def run(off: str, count: int) -> None:
     from brimful.vision.postprocess import PostprocessConfig
 
     names = [field.name for field in dataclasses.fields(Techniques)]
-    switches = {name: off not in (name, "all four") for name in names}
+    switches = {name: off not in (name, "all of them") for name in names}
     if off == "letterbox":
-        loader.letterbox = letterbox_by_operators
+        Decoding.place = place_by_operators  # type: ignore[method-assign]
+    if off in ("pinned", "all of them"):
+        TorchCudaRuntime.memory_for = property(lambda self: None)  # type: ignore[assignment]
     opened = open_model(model("yolo26n"), ModelOptions())
     options = RuntimeOptions(
         device="cuda:0", precision="fp16", max_batch=BATCH, postprocess=PostprocessConfig()
@@ -67,29 +73,42 @@ def run(off: str, count: int) -> None:
         )
 
 
-def letterbox_by_operators(table: Any, out: Any, *, count: int) -> None:
-    """Do what the letterbox kernel does with PyTorch's operators, an image at a time."""
+def place_by_operators(decoding: Any, out: Any, count: int) -> None:
+    """Do what the kernel does with PyTorch's operators, an image at a time."""
     import torch
     from torch.nn import functional
 
-    rows = table.cpu().numpy()
-    for pointer, stride_y, _, _, height, width, high, wide, top, left, row, *_ in rows.tolist():
-        size = height * stride_y
+    def plane(address: int, pitch: int, size: tuple[int, int]) -> Any:
         memory = torch.empty(0, dtype=torch.uint8, device=out.device)
-        storage = torch._C._construct_storage_from_data_pointer(pointer - 2, out.device, size)
-        memory.set_(storage, 0, (height, width, 3), (stride_y, 3, 1))
-        pixels = memory.flip(2).permute(2, 0, 1)[None].float()
-        if (height, width) != (high, wide):
-            pixels = functional.interpolate(pixels, (high, wide), mode="bilinear")
-        out[row] = 114 / 255
-        out[row, :, top : top + high, left : left + wide] = (pixels / 255)[0].to(out.dtype)
+        storage = torch._C._construct_storage_from_data_pointer(
+            address, out.device, size[0] * pitch
+        )
+        memory.set_(storage, 0, size, (pitch, 1))
+        return memory[None, None].float()
+
+    with torch.cuda.stream(decoding._stream):
+        for row in decoding._table_host.numpy()[:count].tolist():
+            luma, blue, red, _, pitch, chroma_pitch, *size, across, down = row[:10]
+            high, wide, top, left, canvas = row[13:18]
+            chroma = -(-size[0] // down), -(-size[1] // across)
+            y = plane(luma, pitch, (size[0], size[1]))
+            cb, cr = (
+                functional.interpolate(plane(at, chroma_pitch, chroma), size, mode="bilinear") - 128
+                for at in (blue, red)
+            )
+            parts = y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb
+            pixels = torch.cat(parts, 1).clamp(0, 255)
+            if (high, wide) != tuple(size):
+                pixels = functional.interpolate(pixels, (high, wide), mode="bilinear")
+            out[canvas] = 114 / 255
+            out[canvas, :, top : top + high, left : left + wide] = (pixels / 255)[0].to(out.dtype)
 
 
 def main() -> None:
     """Run everything, then without each technique; print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--contestant")
-    parser.add_argument("--images", type=int, default=6_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--contestants", nargs="*", default=CONTESTANTS, choices=CONTESTANTS)
     options = parser.parse_args()
     main_guard()

@@ -10,7 +10,6 @@ every canvas comes.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ def parts(name: str, batch: int, precision: Any) -> None:
     import torch
 
     from brimful.load import load
+    from brimful.runtimes.cuda.context import prepare_context
 
     figures: dict[str, float] = {}
     with GpuMonitor() as monitor:
@@ -51,12 +51,11 @@ def parts(name: str, batch: int, precision: Any) -> None:
             figures[what] = round((now - last) / 2**20, 1)
             last = now
 
-        os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "32"  # as the runtime does
-        torch.zeros(1, device="cuda")
+        prepare_context(torch.device("cuda", 0))
+        torch.empty(1, device="cuda")
         note("context")
-        matrix = torch.zeros(64, 64, device="cuda")
-        matrix @ matrix
-        note("cuBLAS")
+        torch.zeros(1, device="cuda")
+        note("first kernel")
         with load(model("yolo26n"), device="cuda:0", precision=precision, batch=batch) as engine:
             note("weights, loaders, lanes")
             for _ in engine.predict(images(512)):

@@ -55,6 +55,7 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
 
 // Place one image on its canvas.
 void brimful_place(const i64* image, void* out, int height, int width, int type) {
-    for (int y = 0; y < height; y++)
-        for (int x = 0; x < width; x += GROUP) place(image, out, height, width, type, y, x);
+    Canvases canvases = {out, height, width, type};
+    for (int y = 0; y < height; y += LINES)
+        for (int x = 0; x < width; x += GROUP) place(image, &canvases, y, x);
 }

@@ -125,7 +125,12 @@ class Decoding:
             table[:, FILE] = np.stack((self._bring(self._places(files), lengths), lengths), 1)
             copy_in(self._table.data_ptr(), self._table_host.data_ptr(), table.nbytes)
             self._decoder.decode(
-                self._table, self._statuses, self._statuses_host, count=count, most=most
+                self._table,
+                self._statuses,
+                self._statuses_host,
+                count=count,
+                most=most,
+                mean=int(lengths.mean()),
             )
             self._finished.record()
         self._finished.synchronize()

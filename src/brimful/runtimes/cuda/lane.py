@@ -18,6 +18,7 @@ from torch import Tensor
 
 from brimful.runtimes.cuda.forward import Network
 from brimful.runtimes.cuda.slot import CudaSlot
+from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS
@@ -77,7 +78,7 @@ class Lane:
             device: CUDA device, the current one.
             techniques: Whether to capture graphs, and to compute masks on the device.
         """
-        self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream: Any = take_stream(device)
         self.fixed_batch = network.spec.fixed_batch
         self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
@@ -263,11 +264,12 @@ class Lane:
                 found[bucket] = 1e3 * REPLAYS * bucket / start.elapsed_time(stop)
         return found
 
-    def clear(self) -> None:
-        """Drop the graphs and their memory."""
+    def close(self) -> None:
+        """Drop the graphs, their memory and the stream; nothing may run on it."""
         self._graphs.clear()
         self._mask_buffers = None
         self._input = torch.empty(0, device=self._device)
+        give_stream(self.stream)
 
     def _selection(
         self, config: PostprocessConfig | None, outputs: list[Tensor], bucket: int

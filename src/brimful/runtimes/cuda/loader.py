@@ -21,6 +21,7 @@ from brimful.runtimes.cuda.decoding import Decoding
 from brimful.runtimes.cuda.lane import Graph, Lane
 from brimful.runtimes.cuda.plan import Plan, Plans
 from brimful.runtimes.cuda.slot import CudaSlot
+from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.surfaces import rows_of_surfaces
 from brimful.vision.cuda.jpeg import JpegDecoder
 from brimful.vision.cuda.letterbox import COLUMNS, describe, letterbox
@@ -29,10 +30,6 @@ from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.letterbox import letterbox as host_letterbox
-
-PRIORITY = -1
-"""Of the loaders' streams. The lanes' kernels fill the device. What prepares the next batch is
-small and must not queue behind them, or decode and forward take turns instead of overlapping."""
 
 
 @dataclass(slots=True)
@@ -74,7 +71,7 @@ class Loader:
             at_once: Whether to take all of these now, or as images need them.
         """
         self._channels = channels
-        self._stream: Any = torch.cuda.Stream(device, priority=PRIORITY)  # type: ignore[no-untyped-call]
+        self._stream: Any = take_stream(device)
         self._ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._plans = Plans()
         self._decoding: Decoding | None = None
@@ -149,6 +146,7 @@ class Loader:
         if self._decoding is not None:
             self._decoding.close()
             self._decoding = None
+        give_stream(self._stream)
 
     def _fitting(self, slot: CudaSlot, positions: list[int]) -> list[Plan]:
         """Return the plans of as many images as fit the memory, in order."""

@@ -6,8 +6,6 @@ forward is a session of onnxruntime on the lane's stream, queued as PyTorch's ke
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from brimful.models.model import Model
@@ -15,6 +13,7 @@ from brimful.runtimes.cuda.forward import Network
 from brimful.runtimes.cuda.onnx_network import OnnxNetwork
 from brimful.runtimes.cuda.provider import CUDA, ProviderTechniques, check_provider
 from brimful.runtimes.cuda.runtime import LANES, TorchCudaRuntime
+from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
 from brimful.runtimes.runtime import OutOfMemoryError, RuntimeOptions
 from brimful.spec import ModelSpec, Size
@@ -100,10 +99,11 @@ class OnnxCudaRuntime(TorchCudaRuntime):
         blank = torch.zeros(shape, dtype=self._onnx.dtype, device=self._device)
         torch.cuda.synchronize(self._device)
         for _ in range(LANES):
-            stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            stream = take_stream(self._device)
             with torch.cuda.stream(stream):
                 self._onnx.on(stream)(blank)
             stream.synchronize()
+            give_stream(stream)
 
 
 def torch_bytes(spec: ModelSpec, batch: int, canvas: Size, itemsize: int) -> int:

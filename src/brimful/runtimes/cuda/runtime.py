@@ -238,9 +238,8 @@ class TorchCudaRuntime:
 
     def _open_lanes(self, batch: int) -> None:
         self.max_batch = batch
-        self._lanes = [
-            Lane(self._network, batch, self._device, self._techniques) for _ in range(LANES)
-        ]
+        for _ in range(LANES):
+            self._lanes.append(Lane(self._network, batch, self._device, self._techniques))
         height, width = self._largest
         for lane in self._lanes:
             lane.reserve(batch * height * width * self.spec.channels)
@@ -257,7 +256,7 @@ class TorchCudaRuntime:
             self._decoder.close()
             self._decoder = None
         for lane in self._lanes:
-            lane.clear()
+            lane.close()
         self._lanes.clear()
         self._prepared.clear()
         self._free = queue.SimpleQueue()

@@ -44,8 +44,12 @@ SOURCES = tuple(
 
 _SAMPLINGS = ((1, 1), (2, 1), (1, 2), (2, 2))
 _SCAN_THREADS, _THREADS = 256, 256
-_SAMPLES, _PIXELS = 64 // 8, 4
-"""What a thread writes: samples of planes, pixels of canvases."""
+LARGE, _LARGE_SCAN_THREADS = 128 * 2**10, 512
+"""Mean bytes of files from which on more threads read each: it takes half as long then. For smaller
+ones more threads only take more room from the model's kernels."""
+
+_SAMPLES, _PIXELS, _LINES = 64 // 8, 4, 8
+"""What a thread writes: samples of planes, and columns and rows of canvases."""
 
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -108,6 +112,9 @@ class JpegDecoder:
         """
         self._module = CudaModule("jpeg", SOURCES, device)
         self._read_scans = self._module.kernel("read_scans")
+        defines = [f"THREADS={_LARGE_SCAN_THREADS}"]
+        self._large = CudaModule("jpeg", SOURCES, device, defines=defines)
+        self._read_large_scans = self._large.kernel("read_scans")
         self._transform_blocks = self._module.kernel("transform_blocks")
         self._place_images = self._module.kernel("place_images")
 
@@ -116,7 +123,9 @@ class JpegDecoder:
         """Whether such an image can be decoded here: a baseline JPEG in YCbCr."""
         return header.baseline and header.sampling in _SAMPLINGS
 
-    def decode(self, images: Any, statuses: Any, told: Any, *, count: int, most: int) -> None:
+    def decode(
+        self, images: Any, statuses: Any, told: Any, *, count: int, most: int, mean: int
+    ) -> None:
         """Queue the decoding of images to planes on the current stream. Nothing waits.
 
         Args:
@@ -127,12 +136,16 @@ class JpegDecoder:
             told: The same again, in pinned memory.
             count: Images, at most 65,535.
             most: Bytes of planes that no image of the batch exceeds.
+            mean: Bytes of a file, about.
 
         Raises:
             RuntimeFailedError: The driver refuses.
         """
         addresses = images.data_ptr(), statuses.data_ptr(), told.data_ptr()
-        self._read_scans((count, 1), _SCAN_THREADS, *addresses)
+        if mean < LARGE:
+            self._read_scans((count, 1), _SCAN_THREADS, *addresses)
+        else:
+            self._read_large_scans((count, 1), _LARGE_SCAN_THREADS, *addresses)
         self._transform_blocks((-(-most // (_SAMPLES * _THREADS)), count), _THREADS, *addresses)
 
     def place(self, images: Any, statuses: Any, out: Any, *, count: int) -> None:
@@ -159,11 +172,12 @@ class JpegDecoder:
         if not out.is_contiguous(memory_format=torch.channels_last):
             raise ValueError("expected an `out` that is contiguous in torch.channels_last")
         height, width = out.shape[2:]
-        blocks = -(-(-(-width // _PIXELS) * height) // _THREADS)
+        threads = -(-width // _PIXELS) * -(-height // _LINES)
         addresses = images.data_ptr(), statuses.data_ptr(), out.data_ptr()
         shape = height, width, _TYPES[out.dtype]
-        self._place_images((blocks, count), _THREADS, *addresses, *shape)
+        self._place_images((-(-threads // _THREADS), count), _THREADS, *addresses, *shape)
 
     def close(self) -> None:
         """Free the kernels; none may be in flight."""
         self._module.close()
+        self._large.close()

@@ -30,12 +30,15 @@ _loaded: dict[tuple[str, type[ctypes.CDLL]], Any] = {}
 class CudaModule:
     """The kernels of a source, for one device."""
 
-    def __init__(self, name: str, sources: Sequence[Path], device: Any) -> None:
+    def __init__(
+        self, name: str, sources: Sequence[Path], device: Any, *, defines: Sequence[str] = ()
+    ) -> None:
         """Compile, once a machine, and load.
 
         Args:
             name: What the artifact cache calls it.
             sources: Files of CUDA C++ without includes, which are one source in this order.
+            defines: Macros, such as `THREADS=256`.
             device: CUDA device, the current one.
 
         Raises:
@@ -43,7 +46,7 @@ class CudaModule:
             UsageError: The artifact cache cannot be written.
         """
         major, minor = torch.cuda.get_device_capability(device)
-        image = compiled(name, sources, f"sm_{major}{minor}")
+        image = compiled(name, sources, f"sm_{major}{minor}", defines)
         self._driver = load_driver()
         self._module = ctypes.c_void_p()
         torch.cuda.synchronize(device)  # the driver wants the device's context on this thread
@@ -131,13 +134,16 @@ def load_driver(*, queueing: bool = False) -> Any:
     return _library("the CUDA driver", ("libcuda.so.1", "libcuda.so"), kind)
 
 
-def compiled(name: str, sources: Sequence[Path], architecture: str) -> bytes:
+def compiled(
+    name: str, sources: Sequence[Path], architecture: str, defines: Sequence[str] = ()
+) -> bytes:
     """Return a source compiled for an architecture such as `sm_90`.
 
     Args:
         name: What the artifact cache calls it.
         sources: Files of CUDA C++ without includes, which are one source in this order.
         architecture: Of the device.
+        defines: Macros.
 
     Raises:
         RuntimeFailedError: The compiler is missing, or refuses the source.
@@ -145,41 +151,38 @@ def compiled(name: str, sources: Sequence[Path], architecture: str) -> bytes:
     """
     compiler = _library("NVIDIA's run-time compiler", tuple(_compilers()))
     text = "".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in sources)
+    # A fused multiply-add would round a source position differently than OpenCV does.
+    options = [f"--gpu-architecture={architecture}", "--fmad=false"]
+    options += [f"--define-macro={define}" for define in defines]
     version = [ctypes.c_int(), ctypes.c_int()]
     compiler.nvrtcVersion(*map(ctypes.byref, version))
     facts = {
         "source": text,
-        "options": _options(architecture),
+        "options": options,
         "compiler": [part.value for part in version],
     }
 
     def build(folder: Path) -> None:
-        (folder / "cubin").write_bytes(_compile(compiler, text, name, architecture))
+        (folder / "cubin").write_bytes(_compile(compiler, text, name, options))
 
     return (artifact(f"cuda-{name}", facts, build) / "cubin").read_bytes()
 
 
-def _compile(compiler: Any, text: str, name: str, architecture: str) -> bytes:
+def _compile(compiler: Any, text: str, name: str, options: list[str]) -> bytes:
     program = ctypes.c_void_p()
     created = compiler.nvrtcCreateProgram(
         ctypes.byref(program), text.encode(), name.encode(), 0, None, None
     )
     _check("nvrtcCreateProgram", created)
     try:
-        options = [option.encode() for option in _options(architecture)]
-        count = len(options)
-        if compiler.nvrtcCompileProgram(program, count, (ctypes.c_char_p * count)(*options)):
+        array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        if compiler.nvrtcCompileProgram(program, len(options), array):
             log = _take(compiler.nvrtcGetProgramLogSize, compiler.nvrtcGetProgramLog, program)
             said = log.rstrip(b"\0").decode(errors="replace").strip()
-            raise RuntimeFailedError(f"{name} does not compile for {architecture}: {said}")
+            raise RuntimeFailedError(f"{name} does not compile with {options}: {said}")
         return _take(compiler.nvrtcGetCUBINSize, compiler.nvrtcGetCUBIN, program)
     finally:
         compiler.nvrtcDestroyProgram(ctypes.byref(program))
-
-
-def _options(architecture: str) -> list[str]:
-    # A fused multiply-add would round a source position differently than OpenCV does.
-    return [f"--gpu-architecture={architecture}", "--fmad=false"]
 
 
 def _take(size_of: Any, get: Any, program: ctypes.c_void_p) -> bytes:

@@ -65,13 +65,13 @@ transform_blocks(const i64* images, int* statuses, int* told) {
     if (samples) rows_of(between[block] + 9 * lane, samples + (i64)lane * pitch);
 }
 
-// Canvases out of planes, GROUP pixels a thread. Those of an image that is not GOOD stay as they are.
+// Canvases out of planes. Those of an image that is not GOOD stay as they are.
 extern "C" __global__ void __launch_bounds__(256)
 place_images(const i64* images, const int* statuses, void* out, i64 height, i64 width, i64 type) {
     if (statuses[blockIdx.y] != GOOD) return;
-    int groups = ((int)width + GROUP - 1) / GROUP;
-    int index = (int)(blockIdx.x * blockDim.x + threadIdx.x);
-    if (index >= groups * (int)height) return;
-    place(images + (i64)blockIdx.y * COLUMNS, out, (int)height, (int)width, (int)type, index / groups,
-          index % groups * GROUP);
+    Canvases canvases = {out, (int)height, (int)width, (int)type};
+    int groups = (canvases.width + GROUP - 1) / GROUP;
+    int index = (int)(blockIdx.x * blockDim.x + threadIdx.x), y = index / groups * LINES;
+    if (y < canvases.height)
+        place(images + (i64)blockIdx.y * COLUMNS, &canvases, y, index % groups * GROUP);
 }

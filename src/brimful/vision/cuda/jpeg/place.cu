@@ -8,7 +8,8 @@
 // with weights of 11 bits.
 
 #define PAD 114
-#define GROUP 4  // pixels that a thread writes
+#define GROUP 4  // pixels side by side that a thread writes
+#define LINES 8  // and rows of these
 #define NARROW 2 // chroma columns up to which samples are repeated, not filtered
 
 #define FLOAT32 0
@@ -206,39 +207,55 @@ DEVICE u64 small_of(u32 level, int type) {
     return type == FLOAT16 ? half_of(value) : brain_of(value);
 }
 
-// Write GROUP pixels of a canvas, (height, width, RGB), from column x on.
-DEVICE void place(const i64* image, void* out, int height, int width, int type, int y, int x) {
-    Picture picture = picture_of(image);
-    int resized_height = (int)image[RESIZED_HEIGHT], resized_width = (int)image[RESIZED_WIDTH];
-    int top = (int)image[TOP], left = (int)image[LEFT], turned = picture.orientation >= 5;
-    int same = resized_height == (turned ? picture.width : picture.height) &&
-               resized_width == (turned ? picture.height : picture.width);
-    int row = y - top, column = x - left, inside = row >= 0 && row < resized_height;
-    u32 pixels[GROUP];
-    if (inside && same && picture.orientation == 1 && picture.across && column % 2 == 0 &&
-        column >= 0 && column + GROUP <= resized_width) {
-        stored_pixels(&picture, row, column, pixels);
-    } else {
-        for (int i = 0; i < GROUP; i++) {
-            pixels[i] = PAD << 16 | PAD << 8 | PAD;
-            if (inside && column + i >= 0 && column + i < resized_width)
-                pixels[i] = same ? upright_pixel(&picture, row, column + i)
-                                 : resized_pixel(&picture, image, row, column + i);
-        }
-    }
-    i64 at = (((i64)image[CANVAS] * height + y) * width + x) * 3;
+// The canvases: (canvas, height, width, RGB).
+typedef struct {
+    void* out;
+    int height, width, type;
+} Canvases;
+
+// Write GROUP pixels of a canvas, as values of 16 bits or of 32.
+DEVICE void write_pixels(const Canvases* canvases, i64 at, const u32* pixels, int count) {
+    int type = canvases->type;
     if (type == FLOAT32) {
-        for (int i = 0; i < 3 * GROUP && x + i / 3 < width; i++)
-            ((float*)out)[at + i] = float32_of(pixels[i / 3] >> (i % 3 * 8) & 255);
-    } else if (width % GROUP == 0) {
+        for (int i = 0; i < 3 * GROUP && i < 3 * count; i++)
+            ((float*)canvases->out)[at + i] = float32_of(pixels[i / 3] >> (i % 3 * 8) & 255);
+    } else if (canvases->width % GROUP == 0) {
         for (int i = 0; i < 3; i++) {
             u64 four = 0;
             for (int j = 4 * i + 3; j >= 4 * i; j--)
                 four = four << 16 | small_of(pixels[j / 3] >> (j % 3 * 8) & 255, type);
-            ((u64*)((u16*)out + at))[i] = four;
+            ((u64*)((u16*)canvases->out + at))[i] = four;
         }
     } else {
-        for (int i = 0; i < 3 * GROUP && x + i / 3 < width; i++)
-            ((u16*)out)[at + i] = (u16)small_of(pixels[i / 3] >> (i % 3 * 8) & 255, type);
+        for (int i = 0; i < 3 * GROUP && i < 3 * count; i++)
+            ((u16*)canvases->out)[at + i] = (u16)small_of(pixels[i / 3] >> (i % 3 * 8) & 255, type);
+    }
+}
+
+// Place LINES rows of GROUP pixels, from row y and column x of the canvas on.
+DEVICE void place(const i64* image, const Canvases* canvases, int y, int x) {
+    const Picture picture = picture_of(image);
+    int high = (int)image[RESIZED_HEIGHT], wide = (int)image[RESIZED_WIDTH];
+    int top = (int)image[TOP], column = x - (int)image[LEFT], turned = picture.orientation >= 5;
+    int same = high == (turned ? picture.width : picture.height) &&
+               wide == (turned ? picture.height : picture.width);
+    int shared = same && picture.orientation == 1 && picture.across && column % 2 == 0 &&
+                 column >= 0 && column + GROUP <= wide;
+    int last = least(y + LINES, canvases->height);
+    for (; y < last; y++) {
+        int row = y - top, inside = row >= 0 && row < high;
+        u32 pixels[GROUP];
+        if (inside && shared) {
+            stored_pixels(&picture, row, column, pixels);
+        } else {
+            for (int i = 0; i < GROUP; i++) {
+                pixels[i] = PAD << 16 | PAD << 8 | PAD;
+                if (inside && column + i >= 0 && column + i < wide)
+                    pixels[i] = same ? upright_pixel(&picture, row, column + i)
+                                     : resized_pixel(&picture, image, row, column + i);
+            }
+        }
+        i64 at = (((i64)image[CANVAS] * canvases->height + y) * canvases->width + x) * 3;
+        write_pixels(canvases, at, pixels, canvases->width - x);
     }
 }
