@@ -108,11 +108,14 @@ def _on_host(
     with _opened(av, path, av.open) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        # One for all frames: each of its own would set FFmpeg's scaler up anew, with a thread for
+        # every CPU, which takes longer than the decoding.
+        converter = av.video.reformatter.VideoReformatter()
         number = -1
         try:
             for number, frame in enumerate(_decode(container, stream)):
                 if number >= first and number % stride == 0:
-                    payload = None if leave_out(number) else _pixels(frame)
+                    payload = None if leave_out(number) else _pixels(frame, converter)
                     yield Frame(number, _milliseconds(frame), payload)
         except (av.FFmpegError, EOFError) as error:
             good = max(number + 1, first)
@@ -144,8 +147,8 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
         raise EOFError(f"the file is truncated, its index lists {stream.frames} frames")
 
 
-def _pixels(frame: Any) -> Pixels:
-    pixels: Pixels = frame.to_ndarray(format="bgr24")
+def _pixels(frame: Any, converter: Any) -> Pixels:
+    pixels: Pixels = converter.reformat(frame, format="bgr24", threads=1).to_ndarray()
     quarter_turns = _quarter_turns(frame)
     if quarter_turns:
         return np.ascontiguousarray(np.rot90(pixels, quarter_turns))

@@ -59,7 +59,7 @@ DEFAULT_BATCH = 64
 ROOM = 128 * 2**20
 """A driver has room for so many bytes of decoded images at least: one of 28 megapixels."""
 
-ROOM_PER_IMAGE = 4 * 2**20
+ROOM_PER_IMAGE = 12 * 2**20
 """And so much for each image of a batch: a megapixel needs 4.5 MiB. Batches of larger ones go in
 pieces. Nothing is taken before images need it, but with a budget."""
 
