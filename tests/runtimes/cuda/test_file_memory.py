@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from brimful.runtimes.cuda import file_memory
-from brimful.runtimes.cuda.file_memory import BLOCK, LARGEST, FileMemory
+from brimful.runtimes.cuda.file_memory import BLOCK, LARGEST, FileMemory, place_of
 
 PARTS = BLOCK // LARGEST
 
@@ -114,3 +114,25 @@ def test_closed_it_gives_none_and_keeps_none() -> None:
     del part
     assert all(memory.take(LARGEST) is None for _ in range(8))
     assert not memory._free
+
+
+def test_parts_are_known_and_anything_else_is_not() -> None:
+    memory = FileMemory()
+    part, other = memory.take(100), memory.take(50)
+    assert part is not None and other is not None
+    at, block = place_of(part) or (0, 0)
+    assert at == address(part)
+    assert place_of(other) == (address(other), block), "in the same block"
+    assert place_of(part[3:]) == (at + 3, block)
+    theirs = memoryview(bytearray(8))
+    assert [place_of(data) for data in (b"some", theirs, memoryview(b"some"))] == [None] * 3
+
+
+def test_what_is_reserved_is_there(unpinned: list[int]) -> None:
+    memory = FileMemory(4 * BLOCK)
+    memory.reserve(2 * BLOCK + 1)
+    assert unpinned == [BLOCK] * 3
+    parts = [memory.take(LARGEST) for _ in range(3 * PARTS)]
+    assert all(part is not None for part in parts) and len(unpinned) == 3
+    memory.reserve(10 * BLOCK)
+    assert len(unpinned) == 4, "the limit"

@@ -1,0 +1,273 @@
+"""Decoding and loading of batches, with the kernels compiled for the CPU and its memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from brimful.runtimes.cuda import decoding, file_memory, loader
+from brimful.runtimes.cuda.decoding import Decoding, runs
+from brimful.runtimes.cuda.file_memory import FileMemory
+from brimful.runtimes.cuda.loader import Loader
+from brimful.runtimes.cuda.plan import Plans, room
+from brimful.runtimes.cuda.slot import CudaSlot
+from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.cuda.jpeg import CANVAS, COLUMNS, GOOD, JpegDecoder
+from brimful.vision.decode import check_encoded, decode_pixels, read_encoded
+from brimful.vision.encoded import Encoded
+from brimful.vision.letterbox import letterbox
+from host_jpeg import library
+
+CANVAS_SIZE = (96, 96)
+POLICY = CanvasPolicy(mode="fixed", imgsz=CANVAS_SIZE)
+
+
+class HostDecoder:
+    """The decoder's kernels on the CPU."""
+
+    takes = staticmethod(JpegDecoder.takes)
+
+    def decode(
+        self, images: Any, statuses: Any, told: Any, *, count: int, most: int, mean: int
+    ) -> None:
+        rounds = np.zeros(count, np.int32)
+        pointers = map(ctypes.c_void_p, (images.data_ptr(), statuses.data_ptr()))
+        library().brimful_decode(*pointers, count, ctypes.c_void_p(rounds.ctypes.data))
+        told.copy_(statuses)
+
+    def place(self, images: Any, statuses: Any, out: Any, *, count: int) -> None:
+        for i in range(count):
+            if statuses[i] == GOOD:
+                pointers = ctypes.c_void_p(images[i].data_ptr()), ctypes.c_void_p(out.data_ptr())
+                library().brimful_place(*pointers, *out.shape[2:], 0)
+
+
+class Event:
+    """All work is done at once here."""
+
+    def __init__(self, blocking: bool = False) -> None:
+        pass
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Put the CPU in the place of a device; return the bytes of images' memory, as it is made."""
+    sizes: list[int] = []
+
+    def tensor(real: Any) -> Any:
+        def make(size: Any, *, dtype: Any, pin_memory: bool = False, device: Any = None) -> Any:
+            if device is not None and dtype == torch.uint8:
+                sizes.append(size)
+            return real(size, dtype=dtype)
+
+        return make
+
+    fake = SimpleNamespace(
+        empty=tensor(torch.empty),
+        zeros=tensor(torch.zeros),
+        cuda=SimpleNamespace(Event=Event, stream=lambda stream: contextlib.nullcontext()),
+        **{name: getattr(torch, name) for name in ("uint8", "int32", "int64")},
+    )
+    for module in (decoding, file_memory):
+        monkeypatch.setattr(module, "torch", fake)
+    monkeypatch.setattr(decoding, "copy_in", ctypes.memmove)
+    return sizes
+
+
+def stream() -> Any:
+    return SimpleNamespace(device="here", synchronize=lambda: None)
+
+
+def picture(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (-(-size[0] // 8), -(-size[1] // 8), 3), np.uint8)
+    return coarse.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
+
+
+def jpeg(seed: int, size: tuple[int, int] = (60, 80), orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    target = io.BytesIO()
+    Image.fromarray(picture(seed, size)).save(target, "JPEG", quality=90, exif=exif)
+    return target.getvalue()
+
+
+def damaged(data: bytes) -> bytes:
+    """Return a JPEG whose scan loses its end, but which has the marker of it."""
+    return data[: len(data) * 2 // 3] + b"\xff\xd9"
+
+
+def with_a_third_table(data: bytes) -> bytes:
+    """Return a JPEG whose AC table of chroma has a number beyond those of baseline."""
+    found = bytearray(data)
+    at = found.index(b"\xff\xc4")
+    while found[at + 1] == 0xC4:
+        if found[at + 4] == 0x11:
+            found[at + 4] = 0x12
+        at += 2 + int.from_bytes(found[at + 2 : at + 4], "big")
+    scan = found.index(b"\xff\xda")
+    found[scan + 8] = found[scan + 10] = 0x12
+    return bytes(found)
+
+
+def expected(encoded: Encoded) -> np.ndarray:
+    assert encoded.header.size is not None
+    rows = np.zeros((*CANVAS_SIZE, 3), np.uint8)
+    letterbox(decode_pixels(encoded), POLICY.place(encoded.header.size), rows)
+    return rows
+
+
+def pixels(out: Any) -> np.ndarray:
+    """Return canvases as uint8 BGR."""
+    found: np.ndarray = (out.permute(0, 2, 3, 1).flip(3) * 255).round().numpy().astype(np.uint8)
+    return found
+
+
+def canvases(count: int) -> Any:
+    shape = (count, 3, *CANVAS_SIZE)
+    return torch.full(shape, 0.0).contiguous(memory_format=torch.channels_last)
+
+
+def test_files_from_anywhere_land_in_their_rows(made: list[int]) -> None:
+    memory = FileMemory()
+    files: list[Any] = [jpeg(1), jpeg(2, (31, 64)), jpeg(3, orientation=6), jpeg(4, (90, 40))]
+    for i in (0, 2, 3):
+        part = memory.take(len(files[i]))
+        assert part is not None
+        part[:] = files[i]
+        files[i] = part
+    encoded = [check_encoded(data) for data in files]
+    plans, sizes = Plans(), [one.header.size for one in encoded]
+    wanted = [
+        plans.of(one.header, POLICY.place(size))
+        for one, size in zip(encoded, sizes, strict=True)
+        if size
+    ]
+    tested = Decoding(HostDecoder(), 8, stream(), limit=2**20)  # type: ignore[arg-type]
+    assert all(tested.takes(one.header) for one in encoded)
+    assert tested.fitting(wanted) == wanted
+    for positions in ([0, 1, 2, 3], [5, 1, 7, 2]):
+        assert tested.decode([one.data for one in encoded], wanted, positions) == set()
+        out = canvases(8)
+        tested.place(out, 4)
+        found = pixels(out)
+        for one, position in zip(encoded, positions, strict=True):
+            np.testing.assert_array_equal(found[position], expected(one))
+        assert not found[sorted(set(range(8)) - set(positions))].any()
+
+
+def test_memory_grows_with_the_images_and_stays(made: list[int]) -> None:
+    small, large = read_encoded(jpeg(1)), read_encoded(jpeg(2, (300, 400)))
+    plan_of = Plans().of
+    plans = [plan_of(one.header, POLICY.place(one.header.size or (1, 1))) for one in (small, large)]
+    tested = Decoding(HostDecoder(), 4, stream(), limit=2**20)  # type: ignore[arg-type]
+    del made[:]  # empty ones
+    for one, plan in ((small, plans[0]), (large, plans[1]), (small, plans[0])):
+        assert tested.decode([one.data], [plan], [0]) == set()
+    images = [size for size in made if size >= plans[0].room.total]
+    assert images == [int(1.25 * plan.room.total) for plan in plans]
+    count = len(made)
+    for _ in range(3):
+        tested.decode([small.data, large.data], plans, [0, 1])
+    assert len(made) <= count + 2, "once for both together, and for their files"
+    count = len(made)
+    for _ in range(3):
+        tested.decode([large.data, small.data], plans[::-1], [0, 1])
+    assert len(made) == count
+
+
+def test_a_limit_is_taken_at_once_if_told_and_kept(made: list[int]) -> None:
+    large = read_encoded(jpeg(2, (300, 400)))
+    needed = room(large.header).total
+    tested = Decoding(HostDecoder(), 4, stream(), limit=2 * needed, at_once=True)  # type: ignore[arg-type]
+    assert 2 * needed in made
+    plan = Plans().of(large.header, POLICY.place(large.header.size or (1, 1)))
+    assert len(tested.fitting([plan] * 4)) == 2
+    assert tested.decode([large.data] * 2, [plan] * 2, [0, 1]) == set()
+    assert made.count(2 * needed) == 1
+    tight = Decoding(HostDecoder(), 4, stream(), limit=needed - 1)  # type: ignore[arg-type]
+    assert not tight.takes(large.header)
+
+
+def test_what_the_device_refuses_is_decoded_on_the_host(
+    made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image is broken, one of a kind that the device does not know; the others do not care."""
+    monkeypatch.setattr(loader, "take_stream", lambda device: stream())
+    monkeypatch.setattr(loader, "torch", SimpleNamespace(cuda=SimpleNamespace(Event=Event)))
+    files = [jpeg(1), damaged(jpeg(2)), with_a_third_table(jpeg(3)), jpeg(4)]
+    encoded = [read_encoded(data) for data in files]
+    limit = 2 * room(encoded[0].header).total  # so in two pieces
+    tested = Loader(4, 3, "here", decoder=HostDecoder(), limit=limit)  # type: ignore[arg-type]
+    slot = CudaSlot(CANVAS_SIZE, 4, 3)
+    slot._pinned = torch.zeros((4, *CANVAS_SIZE, 3), dtype=torch.uint8)
+    for i, one in enumerate(encoded):
+        assert tested.takes(one.header)
+        slot.put(i, one, POLICY.place(one.header.size or (1, 1)))
+    out, errors = canvases(4), dict[int, str]()
+    on_host = []
+    for piece in tested.pieces(slot, 4, errors):
+        if piece.decoded:
+            assert tested._decoding is not None
+            tested._decoding.place(out, piece.decoded)
+        else:
+            assert piece.table is not None
+            on_host += piece.table[:, 10].tolist()
+    found = pixels(out)
+    for i in (0, 3):
+        np.testing.assert_array_equal(found[i], expected(encoded[i]))
+    assert on_host == [2]
+    np.testing.assert_array_equal(slot.inputs[2], expected(encoded[2]))
+    assert list(errors) == [1] and "its data ends early" in errors[1]
+    assert not found[1].any() and not found[2].any()
+
+
+# allocations, each with things one behind the other: (distance, size)
+allocations = st.lists(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 60)), min_size=1, max_size=8),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(allocations, st.integers(0, 30), st.randoms())
+def test_runs_hold_what_lies_together(
+    given_: list[list[tuple[int, int]]], gap: int, random: Any
+) -> None:
+    found: list[tuple[int, int, int, int]] = []  # start, allocation, size, run
+    count = 0
+    for allocation, inside in enumerate(given_):
+        end = 7
+        for i, (distance, size) in enumerate(inside):
+            count += i == 0 or distance > gap
+            found.append((end + distance, allocation, size, count))
+            end += distance + size
+    random.shuffle(found)
+    table = np.array(found, np.int64)
+    begins, lengths, run = runs(table[:, :2], table[:, 2], gap)
+    assert len(begins) == len(lengths) == count
+    assert len(set(zip(table[:, 3].tolist(), run.tolist(), strict=True))) == count
+    for number in range(count):
+        members = table[run == number]
+        assert begins[number] == members[:, 0].min()
+        assert begins[number] + lengths[number] == (members[:, 0] + members[:, 2]).max()
+
+
+def test_the_table_is_as_wide_as_the_kernels_think() -> None:
+    assert COLUMNS == 20 and CANVAS == 17

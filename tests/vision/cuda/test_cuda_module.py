@@ -1,0 +1,61 @@
+"""CUDA C++ compiled where it runs: NVIDIA's compiler needs no GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from brimful.errors import RuntimeFailedError
+from brimful.vision.cuda import module
+from brimful.vision.cuda.jpeg import SOURCES
+from brimful.vision.cuda.module import compiled
+
+ELF = b"\x7fELF"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Compile anew, and only where the compiler is there: CPU builds of PyTorch have none."""
+    try:
+        module._library("NVIDIA's run-time compiler", tuple(module._compilers()))
+    except RuntimeFailedError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "sm_120"])
+def test_the_jpeg_kernels_compile(architecture: str) -> None:
+    image = compiled("jpeg", SOURCES, architecture)
+    assert image.startswith(ELF)
+    for kernel in (b"read_scans", b"transform_blocks", b"place_images"):
+        assert kernel in image
+
+
+def test_the_result_is_kept_per_source_and_options(tmp_path: Path, cache: Path) -> None:
+    first, second = tmp_path / "a.cu", tmp_path / "b.cu"
+    first.write_text("#define VALUE 1\n")
+    second.write_text('extern "C" __global__ void run(int* out) { *out = VALUE + MORE; }\n')
+    one = compiled("test", [first, second], "sm_90", ["MORE=1"])
+    assert one.startswith(ELF)
+    assert compiled("test", [first, second], "sm_90", ["MORE=1"]) == one
+    assert len(list(cache.glob("cuda-test-*"))) == 1
+    compiled("test", [first, second], "sm_90", ["MORE=2"])
+    first.write_text("#define VALUE 2\n")
+    compiled("test", [first, second], "sm_90", ["MORE=2"])
+    assert len(list(cache.glob("cuda-test-*"))) == 3
+
+
+def test_what_does_not_compile_says_where(tmp_path: Path, cache: Path) -> None:
+    good, bad = tmp_path / "good.cu", tmp_path / "bad.cu"
+    good.write_text("\n\n")
+    bad.write_text("\nint wrong(\n")
+    with pytest.raises(RuntimeFailedError, match=r"bad\.cu\(\d\)"):
+        compiled("test", [good, bad], "sm_90")
+    assert not list(cache.glob("cuda-test-*")), "nothing is kept of it"
+
+
+def test_a_library_that_is_missing_is_named() -> None:
+    with pytest.raises(RuntimeFailedError, match=r"the thing is not installed.*libnone\.so"):
+        module._library("the thing", ("libnone.so",))
