@@ -46,7 +46,7 @@ class Header:
         orientation: EXIF orientation, 1 to 8; 1 without a tag.
         components: Colour components of a JPEG (1 gray, 3 colour, 4 CMYK), else 0.
         scan: Offset where the first scan of a JPEG starts, else 0.
-        baseline: Whether it is a baseline JPEG (SOF0), the kind that hardware decodes.
+        baseline: Whether it is a baseline JPEG (SOF0), the kind that devices decode.
         sampling: Of a JPEG in YCbCr, luma samples per chroma sample, (horizontal, vertical); None
             of any other, and where the two chroma components differ.
     """

@@ -1,7 +1,7 @@
-"""DecodeSplit: which images CPU threads decode beside the device's engines. Pure policy.
+"""DecodeSplit: which images CPU threads decode beside the device. Pure policy.
 
 Whether a CPU thread's help is worth its time can only be told by trying: threads that decode also
-hold the interpreter from the driver, and then all is slower although the engines have less to do
+hold the interpreter from the driver, and then all is slower although the device has less to do
 (benchmarks/NOTES.md). So the share is raised by a step, and stays raised only if more images came
 through than before: hill climbing on the rate. It is not tried where the model or the host limits,
 which the drivers' waiting tells.
@@ -17,7 +17,7 @@ STEP = 0.05
 """Change of the share at a time."""
 
 MOST = 0.8
-"""Largest share: the engines always take part, so that their rate stays known."""
+"""Largest share: the device always takes part, so that its rate stays known."""
 
 WAITING = 0.2
 """Share of the drivers' time, waiting for a lane or a batch, above which decode does not limit."""
@@ -62,7 +62,7 @@ class DecodeSplit:
         self._restart()
 
     def to_device(self) -> bool:
-        """Whether the next image goes to the device's engines.
+        """Whether the next image goes to the device.
 
         The images for the CPU are spread evenly among the others.
         """

@@ -10,8 +10,8 @@ class Techniques:
     """Each is on unless said otherwise; `benchmarks/gpu_ablation.py` turns one off at a time.
 
     Attributes:
-        decode: JPEGs are decoded by the GPU's engines and letterboxed from there; off, both happen
-            on CPU threads.
+        decode: JPEGs are decoded on the GPU and letterboxed from there; off, both happen on CPU
+            threads.
         graphs: Forwards are captured once and replayed; off, every kernel is launched from Python.
         fused: Convolution, bias, activation, residual and concatenation are one kernel; off,
             cuDNN convolves and PyTorch does the rest.
