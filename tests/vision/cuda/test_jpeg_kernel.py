@@ -10,7 +10,7 @@ import torch
 
 from brimful.runtimes.cuda.plan import Plans
 from brimful.vision.canvas import CanvasPolicy
-from brimful.vision.cuda.jpeg import DAMAGED, GOOD, UNSUPPORTED
+from brimful.vision.cuda.jpeg import DAMAGED, GOOD, UNSUPPORTED, JpegDecoder
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import read_header
 from brimful.vision.letterbox import letterbox
@@ -70,6 +70,33 @@ def test_canvases_are_those_of_the_cpu_path(
     expected = np.zeros((*imgsz, 3), np.uint8)
     letterbox(simplejpeg.decode_jpeg(data, "BGR"), geometry, expected)
     np.testing.assert_array_equal(np.round(found * 255), expected[..., ::-1])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (33, 47), (150, 31), (96, 64)])
+@pytest.mark.parametrize("restart", [0, 3])
+def test_gray_images(restart: int, size: tuple[int, int]) -> None:
+    image = picture(size)[..., 0].copy()
+    for quality in (40, 95):
+        data = encoded(image, QUALITY=quality, RST_INTERVAL=restart)
+        header = read_header(data)
+        assert header is not None and header.components == 1 and JpegDecoder.takes(header)
+        geometry = Geometry.fit(size, (64, 96))
+        found = decoded(data, geometry)
+        assert found.status == GOOD
+        np.testing.assert_array_equal(found.luma, expected_luma(data))
+        expected = np.zeros((64, 96, 3), np.uint8)
+        letterbox(simplejpeg.decode_jpeg(data, "BGR"), geometry, expected)
+        np.testing.assert_array_equal(np.round(found.placed(geometry) * 255), expected)
+
+
+def test_a_gray_image_of_another_sampling() -> None:
+    """One component alone has no MCUs of several blocks, whatever its factors say."""
+    data = bytearray(encoded(picture((50, 70))[..., 0].copy(), QUALITY=90))
+    for factors in (0x22, 0x21, 0x41):
+        data[data.index(b"\xff\xc0") + 11] = factors
+        found = decoded(bytes(data))
+        assert found.status == GOOD
+        np.testing.assert_array_equal(found.luma, expected_luma(bytes(data)))
 
 
 def test_every_level_is_exact_in_every_type() -> None:

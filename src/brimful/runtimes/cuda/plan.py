@@ -55,7 +55,7 @@ class Plans:
         self._kept: dict[tuple[object, ...], Plan] = {}
 
     def of(self, header: Header, geometry: Geometry) -> Plan:
-        """Return the plan of an image, which must have a size and a sampling."""
+        """Return the plan of an image, which the decoder takes."""
         key = header.stored, header.sampling, header.orientation, geometry
         plan = self._kept.get(key)
         if plan is None:
@@ -66,7 +66,7 @@ class Plans:
 
 
 def room(header: Header) -> Room:
-    """Return what an image takes, which must have a size and a sampling."""
+    """Return what an image takes, which the decoder takes."""
     layout = _layout(header)
     planes = layout.luma + 2 * layout.chroma
     return Room(planes, planes + _up(work_bytes(planes), ALIGNMENT))
@@ -82,11 +82,13 @@ class _Layout:
 
 
 def _layout(header: Header) -> _Layout:
-    assert header.stored is not None and header.sampling is not None
-    (height, width), (across, down) = header.stored, header.sampling
+    assert header.stored is not None
+    (height, width), (across, down) = header.stored, header.sampling or (1, 1)
     # The decoder writes whole MCUs, beyond the last row and column.
     rows, columns = _up(height, 8 * down), _up(width, 8 * across)
     luma, chroma = _up(columns, ROW_ALIGNMENT), _up(columns // across, ROW_ALIGNMENT)
+    if header.sampling is None:  # gray
+        chroma = 0
     return _Layout(rows * luma, rows // down * chroma, (luma, chroma))
 
 

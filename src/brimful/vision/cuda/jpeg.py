@@ -75,9 +75,10 @@ def describe(
         addresses: Of the planes of Y, Cb and Cr, which hold whole MCUs and follow each other
             without a gap, and of `work_bytes`. They may be counted from anything, to be added to
             `ADDRESSES` later.
-        pitches: Bytes from row to row of Y and of both chroma planes, multiples of 8.
+        pitches: Bytes from row to row of Y and of both chroma planes, multiples of 8; the latter 0
+            of a gray image.
     """
-    assert header.stored is not None and header.sampling is not None
+    assert header.stored is not None
     (height, width), resized = geometry.image, geometry.resized
     # OpenCV inverts the ratio twice, and so must we, to the last bit
     scales = np.array((1 / (resized[0] / height), 1 / (resized[1] / width)), np.float64)
@@ -86,7 +87,7 @@ def describe(
         *addresses,
         *pitches,
         *header.stored,
-        *header.sampling,
+        *(header.sampling or (1, 1)),
         *file,
         header.orientation,
         *resized,
@@ -120,8 +121,8 @@ class JpegDecoder:
 
     @staticmethod
     def takes(header: Header) -> bool:
-        """Whether such an image can be decoded here: a baseline JPEG in YCbCr."""
-        return header.baseline and header.sampling in _SAMPLINGS
+        """Whether such an image can be decoded here: a baseline JPEG in YCbCr, or a gray one."""
+        return header.baseline and (header.components == 1 or header.sampling in _SAMPLINGS)
 
     def decode(
         self, images: Any, statuses: Any, told: Any, *, count: int, most: int, mean: int

@@ -19,6 +19,7 @@
 // How to read an image.
 typedef struct {
     const u8 *luma, *blue, *red;
+    int gray; // then there is only luma
     i64 luma_pitch, chroma_pitch;
     int last_column, last_row;       // of chroma
     int across, down;                // whether chroma is halved in these directions
@@ -31,6 +32,7 @@ DEVICE Picture picture_of(const i64* image) {
     picture.luma = (const u8*)image[LUMA];
     picture.blue = (const u8*)image[BLUE];
     picture.red = (const u8*)image[RED];
+    picture.gray = image[CHROMA_PITCH] == 0;
     picture.luma_pitch = image[LUMA_PITCH];
     picture.chroma_pitch = image[CHROMA_PITCH];
     picture.height = (int)image[HEIGHT];
@@ -90,6 +92,7 @@ DEVICE Rows rows_at(const Picture* picture, int y) {
 
 // The pixel at a place as stored.
 DEVICE u32 stored_pixel(const Picture* picture, int y, int x) {
+    if (picture->gray) return 0x010101u * picture->luma[y * picture->luma_pitch + x];
     Rows rows = rows_at(picture, y);
     int near = picture->across ? x >> 1 : x, far = near + (x & 1) * 2 - 1;
     int blue = sum_of(picture, rows.blue_near, rows.blue_far, near) * picture->near_across;

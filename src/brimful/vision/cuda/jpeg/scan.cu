@@ -65,7 +65,7 @@ DEVICE Place read_share(
 ) {
     const u32* words = (const u32*)work->bits;
     const u32* starts = starts_of(block, work);
-    int luma = block->across * block->down, parts = luma + 2, expected = block->mcus * parts;
+    int luma = block->across * block->down, parts = block->parts, expected = block->mcus * parts;
     int blocks = store ? totals->blocks : 0, restarts = 0;
     int sum0 = store ? totals->sums[0] : 0, sum1 = store ? totals->sums[1] : 0;
     int sum2 = store ? totals->sums[2] : 0;
@@ -251,7 +251,7 @@ DEVICE void sum_up(Block* block) {
         block->groups[i] = before;
         before = both(before, here);
     }
-    if (before.blocks != block->mcus * (block->across * block->down + 2)) block->status = DAMAGED;
+    if (before.blocks != block->mcus * block->parts) block->status = DAMAGED;
 }
 
 // ...and both together when the share is stored.

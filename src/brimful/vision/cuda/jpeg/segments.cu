@@ -26,16 +26,21 @@ DEVICE int note_quantisers(Block* block, const u8* raw, int at, int end) {
 
 DEVICE int note_frame(Block* block, const i64* image, const u8* raw, int at, int end, u8* names) {
     int across = (int)image[ACROSS], down = (int)image[DOWN];
-    if (end - at < 15 || raw[at] != 8 || raw[at + 5] != 3) return UNSUPPORTED;
+    int components = image[CHROMA_PITCH] ? 3 : 1;
+    if (end - at < 6 + 3 * components || raw[at] != 8) return UNSUPPORTED;
+    if (raw[at + 5] != components) return UNSUPPORTED;
     if (word(raw + at + 1) != (int)image[HEIGHT] || word(raw + at + 3) != (int)image[WIDTH])
         return UNSUPPORTED;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < components; i++) {
         const u8* component = raw + at + 6 + 3 * i;
-        int expected = i ? 0x11 : across << 4 | down;
+        // The blocks of a component alone come in rows, whatever its sampling.
+        int expected = components == 1 ? component[1] : i ? 0x11 : across << 4 | down;
         if (component[1] != expected || component[2] > 3) return UNSUPPORTED;
         names[i] = component[0];
         block->quantiser_of[i] = component[2];
     }
+    block->components = components;
+    block->parts = across * down + components - 1;
     block->across = across;
     block->down = down;
     block->across_mcus = ((int)image[WIDTH] + 8 * across - 1) / (8 * across);
@@ -44,8 +49,10 @@ DEVICE int note_frame(Block* block, const i64* image, const u8* raw, int at, int
 }
 
 DEVICE int note_scan(Block* block, const u8* raw, int at, int end, const u8* names) {
-    if (end - at < 10 || raw[at] != 3) return UNSUPPORTED;
-    for (int i = 0; i < 3; i++) {
+    int components = block->components;
+    const u8* spectrum = raw + at + 1 + 2 * components;
+    if (end - at < 4 + 2 * components || raw[at] != components) return UNSUPPORTED;
+    for (int i = 0; i < components; i++) {
         int tables = raw[at + 2 + 2 * i];
         if (raw[at + 1 + 2 * i] != names[i] || tables & 0xee) return UNSUPPORTED;
         block->dc_of[i] = tables >> 4;
@@ -53,7 +60,7 @@ DEVICE int note_scan(Block* block, const u8* raw, int at, int end, const u8* nam
         if (!block->tables[block->dc_of[i]] || !block->tables[block->ac_of[i]]) return UNSUPPORTED;
         if (!block->quantisers[block->quantiser_of[i]]) return UNSUPPORTED;
     }
-    if (raw[at + 7] != 0 || raw[at + 8] != 63 || raw[at + 9] != 0) return UNSUPPORTED;
+    if (spectrum[0] != 0 || spectrum[1] != 63 || spectrum[2] != 0) return UNSUPPORTED;
     block->scan = end;
     return GOOD;
 }
@@ -67,6 +74,7 @@ DEVICE void read_segments(Block* block, const i64* image, const Work* work) {
     block->status = GOOD;
     block->stop = length;
     for (int i = 0; i < 4; i++) block->tables[i] = block->quantisers[i] = 0;
+    for (int i = 0; i < 3; i++) block->quantiser_of[i] = block->dc_of[i] = block->ac_of[i] = 0;
     while (status == GOOD && !block->scan) {
         if (at + 4 > length || raw[at] != 0xff) {
             status = UNSUPPORTED;
@@ -143,7 +151,7 @@ DEVICE void fill_tables(Block* block, const Work* work, int thread) {
         }
     }
     for (int i = thread; i < 64; i += THREADS) block->natural[i] = NATURAL[i];
-    for (int i = thread; i < 3 * 64; i += THREADS) {
+    for (int i = thread; i < block->components * 64; i += THREADS) {
         const u8* values = work->raw + block->quantisers[block->quantiser_of[i / 64]];
         work->quantisers[i / 64 * 64 + NATURAL[i % 64]] = values[i % 64];
     }

@@ -30,7 +30,7 @@ DEVICE u8* samples_of(const i64* image, int index, int* component, int* pitch) {
     int across = (int)image[ACROSS], down = (int)image[DOWN];
     int columns = (width + 8 * across - 1) / (8 * across);
     int mcus = columns * ((height + 8 * down - 1) / (8 * down)), luma = mcus * across * down;
-    if (index >= luma + 2 * mcus) return 0;
+    if (index >= luma + (image[CHROMA_PITCH] ? 2 * mcus : 0)) return 0;
     *component = index < luma ? 0 : index < luma + mcus ? 1 : 2;
     if (*component) index -= luma + (*component - 1) * mcus;
     else columns *= across;

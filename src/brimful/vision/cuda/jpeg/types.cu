@@ -38,10 +38,11 @@ typedef unsigned long long u64;
 #define PADDING 32     // bytes behind the scan, for readers that look ahead
 
 // The columns of the table that describes images, one row each (`jpeg.describe`): addresses of the
-// planes and of room for the work; bytes from row to row of luma and of chroma; height and width as
-// stored; luma samples per chroma sample; the file's address and bytes; its EXIF orientation; height
-// and width on the canvas, rows above and columns to the left of it, which canvas; and source pixels
-// per canvas pixel, vertical and horizontal, as the bits of two doubles.
+// planes and of room for the work; bytes from row to row of luma and of chroma, the latter 0 of a gray
+// image; height and width as stored; luma samples per chroma sample, across and down; the file's
+// address and bytes; its EXIF orientation; height and width on the canvas, rows above and columns to
+// the left of it, which canvas; and source pixels per canvas pixel, vertical and horizontal, as the
+// bits of two doubles.
 enum {
     LUMA, BLUE, RED, WORK, LUMA_PITCH, CHROMA_PITCH, HEIGHT, WIDTH, ACROSS, DOWN, FILE_AT, FILE_BYTES,
     ORIENTATION, RESIZED_HEIGHT, RESIZED_WIDTH, TOP, LEFT, CANVAS, SCALE_Y, SCALE_X, COLUMNS
@@ -49,7 +50,7 @@ enum {
 
 // What became of an image.
 #define GOOD 0
-#define UNSUPPORTED 1 // not a baseline JPEG of three components in one scan, or out of room
+#define UNSUPPORTED 1 // not a baseline JPEG of one or three components in one scan, or out of room
 #define DAMAGED 2     // what the scan says cannot be right
 
 // Natural order of the coefficients, which come in zigzag order.
@@ -83,7 +84,9 @@ typedef struct {
     int kept[THREADS], restarts[THREADS]; // bytes and restart markers before a thread's chunk
     int tables[4], quantisers[4];         // where they lie in the file, or 0
     int quantiser_of[3], dc_of[3], ac_of[3];
-    int across, down, across_mcus, mcus, interval;
+    int components, across, down;
+    int parts; // blocks of an MCU
+    int across_mcus, mcus, interval;
     int scan, stop;       // bytes of the file
     int bytes, segments;  // of the scan without stuffing; restart intervals
     u32 share;            // bits
