@@ -30,6 +30,9 @@ from brimful.vision.header import Header
 GROWTH = 1.25
 """Memory is asked for with so much to spare: a few large images more must not ask again."""
 
+FILES_SHARE = 16
+"""Bytes of memory for decoded images, at the start, per byte for their files, which are small."""
+
 GAP = 32 * 2**10
 """Bytes between files that are copied along: files were read one behind the other, and one copy
 costs the host as much as many kilobytes cost the bus."""
@@ -42,7 +45,7 @@ class Decoding:
     """Decodes a piece of a batch at a time. One thread uses it, but any may ask `takes`."""
 
     def __init__(
-        self, decoder: JpegDecoder, batch: int, stream: Any, *, limit: int, at_once: bool = False
+        self, decoder: JpegDecoder, batch: int, stream: Any, *, limit: int, initial: int = 0
     ) -> None:
         """Allocate the tables.
 
@@ -51,14 +54,15 @@ class Decoding:
             batch: Images of a piece at most.
             stream: Everything is queued there; its device is the current one.
             limit: Bytes of device memory for decoded images.
-            at_once: Whether to take all of these now. Else they are asked for as images need them.
+            initial: Bytes of these to take now; more is asked for when images need it.
         """
         device = stream.device
         self._decoder = decoder
         self._stream = stream
         self._limit = limit
-        self._memory = torch.empty(limit if at_once else 0, dtype=torch.uint8, device=device)
-        self._files_memory = torch.empty(0, dtype=torch.uint8, device=device)
+        self._memory = torch.empty(initial, dtype=torch.uint8, device=device)
+        files = initial // FILES_SHARE
+        self._files_memory = torch.empty(files, dtype=torch.uint8, device=device)
         self._staged = torch.empty(0, dtype=torch.uint8, pin_memory=True)
         self._table_host = torch.zeros((batch, COLUMNS), dtype=torch.int64, pin_memory=True)
         self._table = torch.zeros((batch, COLUMNS), dtype=torch.int64, device=device)

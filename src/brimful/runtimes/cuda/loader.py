@@ -58,7 +58,7 @@ class Loader:
         *,
         decoder: JpegDecoder | None = None,
         limit: int = 0,
-        at_once: bool = False,
+        initial: int = 0,
     ) -> None:
         """Allocate the memory.
 
@@ -68,7 +68,7 @@ class Loader:
             device: CUDA device, the current one.
             decoder: Shared with other loaders; None for no decode on the device.
             limit: With a decoder, bytes of device memory for decoded images.
-            at_once: Whether to take all of these now, or as images need them.
+            initial: Bytes of these to take now; more is asked for when images need it.
         """
         self._channels = channels
         self._stream: Any = take_stream(device)
@@ -76,7 +76,7 @@ class Loader:
         self._plans = Plans()
         self._decoding: Decoding | None = None
         if decoder is not None:
-            self._decoding = Decoding(decoder, batch, self._stream, limit=limit, at_once=at_once)
+            self._decoding = Decoding(decoder, batch, self._stream, limit=limit, initial=initial)
 
     @property
     def decodes(self) -> bool:

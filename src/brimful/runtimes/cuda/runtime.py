@@ -61,7 +61,7 @@ ROOM = 128 * 2**20
 
 ROOM_PER_IMAGE = 12 * 2**20
 """And so much for each image of a batch: a megapixel needs 4.5 MiB. Batches of larger ones go in
-pieces. Nothing is taken before images need it, but with a budget."""
+pieces. What images of the canvas's size do not need is taken when it is needed."""
 
 
 class TorchCudaRuntime:
@@ -311,15 +311,17 @@ class TorchCudaRuntime:
     def _open_loader(self) -> Loader:
         batch = self.max_batch
         limit = max(ROOM, batch * ROOM_PER_IMAGE)
+        height, width = self._largest
+        initial = min(limit, 5 * batch * height * width)  # images of about the canvas's size
         if self._budget is not None:
-            limit = min(limit, self._budget.limit // (16 * DRIVERS))
+            initial = limit = min(limit, self._budget.limit // (16 * DRIVERS))
         return Loader(
             batch,
             self.spec.channels,
             self._device,
             decoder=self._decoder,
             limit=limit,
-            at_once=self._budget is not None,
+            initial=initial,
         )
 
     def _drive(self, driver: Driver) -> None:
