@@ -202,6 +202,9 @@ def test_what_is_taken_at_the_start_is_enough(made: list[int]) -> None:
     assert len(tested.fitting([plan] * 4)) == 2
     assert tested.decode([large.data] * 2, [plan] * 2, [0, 1]) == set()
     assert made.count(size) == 1
+    grown = Decoding(HostDecoder(), 4, stream(), limit=size)  # type: ignore[arg-type]
+    assert grown.decode([large.data] * 2, [plan] * 2, [0, 1]) == set()
+    assert made.count(size) == 2, "no more than the limit, though memory grows with some to spare"
     tight = Decoding(HostDecoder(), 4, stream(), limit=needed - 1)  # type: ignore[arg-type]
     assert not tight.takes(large.header)
 

@@ -124,6 +124,8 @@ def test_parts_are_known_and_anything_else_is_not() -> None:
     assert at == address(part)
     assert place_of(other) == (address(other), block), "in the same block"
     assert place_of(part[3:]) == (at + 3, block)
+    away = [memory.take(LARGEST) for _ in range(2)][1]
+    assert away is not None and (place_of(away) or (0, block))[1] != block
     theirs = memoryview(bytearray(8))
     assert [place_of(data) for data in (b"some", theirs, memoryview(b"some"))] == [None] * 3
 

@@ -60,7 +60,9 @@ def test_pixels_are_those_of_the_cpu_decoder(size: tuple[int, int], sampling: st
 
 @pytest.mark.parametrize("sampling", FACTORS)
 @pytest.mark.parametrize("imgsz", [(64, 64), (96, 160), (32, 36)])
-@pytest.mark.parametrize("size", [(41, 65), (64, 48), (30, 33), (150, 31), (36, 64), (3, 3)])
+@pytest.mark.parametrize(
+    "size", [(41, 65), (64, 48), (30, 33), (150, 31), (36, 64), (3, 3), (64, 50)]
+)
 def test_canvases_are_those_of_the_cpu_path(
     size: tuple[int, int], imgsz: tuple[int, int], sampling: str
 ) -> None:
@@ -151,6 +153,17 @@ def test_a_scan_in_which_no_reader_falls_into_step() -> None:
     np.testing.assert_array_equal(found.luma, expected_luma(data))
 
 
+def test_a_table_with_more_symbols_than_bytes_have_is_damage() -> None:
+    data = encoded(picture((16, 16))[..., 0].copy())
+    table = b"\x11" + bytes(14) + b"\x0a\xff" + bytes(265)  # nothing uses it
+    segment = b"\xff\xc4" + (len(table) + 2).to_bytes(2, "big") + table
+    scan = data.index(b"\xff\xda")
+    more = data[:scan] + segment + data[scan:]
+    with pytest.raises(ValueError, match="Huffman"):
+        simplejpeg.decode_jpeg(more, "GRAY")
+    assert decoded(more).status == DAMAGED
+
+
 def test_real_photographs() -> None:
     folder = shared("voc100/images")
     for path in sorted(folder.glob("*.jpg"))[::4]:
@@ -228,7 +241,60 @@ def test_other_kinds_of_jpeg_are_refused() -> None:
         assert decoded(bytes(odd)).status == UNSUPPORTED, at
 
 
-def test_a_restart_marker_that_is_missing_is_damage() -> None:
+def test_restart_markers_that_are_wrong_are_damage() -> None:
     data = encoded(picture((96, 128)), QUALITY=85, RST_INTERVAL=5)
     first, second = data.index(b"\xff\xd0"), data.index(b"\xff\xd1")
+    assert decoded(data).status == GOOD
     assert decoded(data[:first] + data[second:]).status == DAMAGED
+    assert decoded(data[: first + 1] + b"\xd2" + data[first + 2 :]).status == DAMAGED
+    plain = encoded(picture((96, 128)), QUALITY=85)
+    header = read_header(plain)
+    assert header is not None
+    start = header.scan + 14
+    assert decoded(plain[:start] + b"\xff\xd0" + plain[start:]).status == DAMAGED
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_last_bits_of_a_scan_count(seed: int) -> None:
+    """Cut by a byte or two, or with ones for its last code, which no table has."""
+    data = encoded(picture((40, 56), seed=seed), QUALITY=85, OPTIMIZE=seed % 2)
+    assert decoded(data).status == GOOD
+    for broken in (data[:-3], data[:-4], data[:-4] + b"\xff\x00\xff\x00", data[:-3] + b"\xff\x00"):
+        broken += b"\xff\xd9"
+        try:
+            luma = simplejpeg.decode_jpeg(broken, "GRAY", strict=True)[..., 0]
+        except ValueError:
+            assert decoded(broken).status == DAMAGED
+        else:
+            found = decoded(broken)
+            assert found.status == DAMAGED or np.array_equal(found.luma, luma)
+
+
+def test_bits_that_are_not_there_do_not_count() -> None:
+    """Behind the scan lie ones, and the last code of many a picture ends in ones."""
+    warned = 0
+    for seed in range(60):
+        image = np.random.default_rng(seed).integers(0, 256, (8, 16), np.uint8)
+        data = encoded(image, OPTIMIZE=1, QUALITY=30 + seed)
+        short = data[: -4 if data[-4] == 0xFF else -3] + b"\xff\xd9"
+        try:
+            simplejpeg.decode_jpeg(short, "GRAY", strict=True)
+        except ValueError:
+            warned += 1
+            assert decoded(short).status == DAMAGED, seed
+    assert warned > 30
+
+
+def test_a_table_with_more_codes_than_there_are_is_damage() -> None:
+    """Two more of sixteen bits, where one is left; the scan uses neither."""
+    data = encoded(picture((40, 56)), QUALITY=85)
+    at = data.index(b"\xff\xc4")
+    while data[at + 4] != 0x10:  # AC of luma
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    more = bytearray(data[:end] + b"\x0b\x0c" + data[end:])
+    more[at + 3] += 2
+    more[at + 20] += 2
+    with pytest.raises(ValueError, match="Huffman"):
+        simplejpeg.decode_jpeg(bytes(more), "GRAY")
+    assert decoded(bytes(more)).status == DAMAGED

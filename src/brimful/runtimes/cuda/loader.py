@@ -107,9 +107,8 @@ class Loader:
             plans = self._fitting(slot, pending[start:])
             chosen = pending[start : start + len(plans)]
             start += len(plans)
-            piece, failed = self._decoded(slot, chosen, plans)
-            if piece is not None:
-                yield piece
+            failed = self._decode(slot, chosen, plans)
+            yield Piece(None, decoded=len(chosen))
             on_host += [i for i in failed if _decode_on_host(slot, i, errors)]
         if on_host:
             yield Piece(self._rows_of_pixels(slot, on_host))
@@ -158,15 +157,12 @@ class Loader:
         assert geometry is not None
         return self._plans.of(_encoded(slot, position).header, geometry)
 
-    def _decoded(
-        self, slot: CudaSlot, positions: list[int], plans: list[Plan]
-    ) -> tuple[Piece | None, list[int]]:
-        """Decode images; return what is ready and who failed."""
+    def _decode(self, slot: CudaSlot, positions: list[int], plans: list[Plan]) -> list[int]:
+        """Decode images; return who failed."""
         assert self._decoding is not None
         files = [_encoded(slot, position).data for position in positions]
-        failed = [positions[i] for i in sorted(self._decoding.decode(files, plans, positions))]
-        piece = Piece(None, decoded=len(files)) if len(failed) < len(files) else None
-        return piece, failed
+        failed = self._decoding.decode(files, plans, positions)
+        return [positions[i] for i in sorted(failed)]
 
     def _rows_of_pixels(self, slot: CudaSlot, positions: list[int]) -> NDArray[np.int64]:
         """Describe rows that the host has letterboxed: pinned memory, read in place."""

@@ -109,10 +109,7 @@ DEVICE Place read_share(
                 part = k = 0;
                 component = 0;
                 pair = tables;
-                if (segment >= block->segments) {
-                    if (store && blocks != expected) block->status = DAMAGED;
-                    break;
-                }
+                if (segment >= block->segments) break;
                 window = window_at(words, bit);
                 end = starts[segment + 1] * 8;
                 sum0 = sum1 = sum2 = 0;
@@ -151,8 +148,6 @@ DEVICE Place read_share(
             if (k ? size > 0 : 1) {
                 if (at > 63) block->status = DAMAGED;
                 else if (target) target[block->natural[at]] = (i16)value;
-            } else if (on < 64 && at > 63) {
-                block->status = DAMAGED;
             }
         }
         bit += (u32)taken;

@@ -8,7 +8,7 @@ DEVICE int note_tables(Block* block, const u8* raw, int at, int end) {
         int count = 0, kind = raw[at];
         if (kind & 0xee) return UNSUPPORTED;
         for (int i = 1; i <= 16; i++) count += raw[at + i];
-        if (count > 256 || at + 17 + count > end) return DAMAGED;
+        if (count > 256) return DAMAGED;
         block->tables[kind >> 4 << 1 | (kind & 1)] = at + 1;
         at += 17 + count;
     }
