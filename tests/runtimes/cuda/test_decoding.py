@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,12 +70,17 @@ class Event:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Put the CPU in the place of a device; return the bytes of images' memory, as it is made."""
     sizes: list[int] = []
+    alive: list[Any] = []
 
     def tensor(real: Any) -> Any:
         def make(size: Any, *, dtype: Any, pin_memory: bool = False, device: Any = None) -> Any:
-            if device is not None and dtype == torch.uint8:
+            made = real(size, dtype=dtype)
+            if device is not None and dtype == torch.uint8 and size:
                 sizes.append(size)
-            return real(size, dtype=dtype)
+                held = sum(one() is not None for one in alive)
+                assert held <= 1, "of images and files the old memory is gone before the new comes"
+                alive.append(weakref.ref(made.untyped_storage()))
+            return made
 
         return make
 
@@ -177,7 +183,6 @@ def test_memory_grows_with_the_images_and_stays(made: list[int]) -> None:
     plan_of = Plans().of
     plans = [plan_of(one.header, POLICY.place(one.header.size or (1, 1))) for one in (small, large)]
     tested = Decoding(HostDecoder(), 4, stream(), limit=2**20)  # type: ignore[arg-type]
-    del made[:]  # empty ones
     for one, plan in ((small, plans[0]), (large, plans[1]), (small, plans[0])):
         assert tested.decode([one.data], [plan], [0]) == set()
     images = [size for size in made if size >= plans[0].room.total]
@@ -202,9 +207,11 @@ def test_what_is_taken_at_the_start_is_enough(made: list[int]) -> None:
     assert len(tested.fitting([plan] * 4)) == 2
     assert tested.decode([large.data] * 2, [plan] * 2, [0, 1]) == set()
     assert made.count(size) == 1
+    tested.close()
     grown = Decoding(HostDecoder(), 4, stream(), limit=size)  # type: ignore[arg-type]
     assert grown.decode([large.data] * 2, [plan] * 2, [0, 1]) == set()
     assert made.count(size) == 2, "no more than the limit, though memory grows with some to spare"
+    grown.close()
     tight = Decoding(HostDecoder(), 4, stream(), limit=needed - 1)  # type: ignore[arg-type]
     assert not tight.takes(large.header)
 

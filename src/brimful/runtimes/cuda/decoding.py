@@ -157,9 +157,10 @@ class Decoding:
     def _grow(self, size: int) -> None:
         if size > self._memory.numel():
             self._stream.synchronize()
-            self._memory = self._memory[:0]  # the old one need not fit beside the new one
+            # The old one need not fit beside the new one.
+            self._memory = torch.empty(0, dtype=torch.uint8, device=self._stream.device)
             size = min(self._limit, int(size * GROWTH))
-            self._memory = torch.empty(size, dtype=torch.uint8, device=self._memory.device)
+            self._memory = torch.empty(size, dtype=torch.uint8, device=self._stream.device)
 
     def _bring(self, places: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Queue what copies files to the device, and return where they will be.
@@ -172,8 +173,8 @@ class Decoding:
         targets = np.cumsum([0, *(-(-lengths // ALIGNMENT) * ALIGNMENT)])
         if targets[-1] > self._files_memory.numel():
             self._stream.synchronize()
-            device, size = self._files_memory.device, int(targets[-1] * GROWTH)
-            self._files_memory = self._files_memory[:0]
+            device, size = self._stream.device, int(targets[-1] * GROWTH)
+            self._files_memory = torch.empty(0, dtype=torch.uint8, device=device)
             self._files_memory = torch.empty(size, dtype=torch.uint8, device=device)
         targets = targets[:-1] + self._files_memory.data_ptr()
         each = zip(targets.tolist(), begins.tolist(), lengths.tolist(), strict=True)

@@ -1,7 +1,7 @@
 // The kernels.
 
-// Planes' coefficients out of files. statuses and told: what became of each image, on the device and
-// on the host.
+// Planes' coefficients out of files. statuses and told: what became of each image, on the device
+// and on the host.
 extern "C" __global__ void __launch_bounds__(THREADS)
 read_scans(const i64* images, int* statuses, int* told) {
     __shared__ Block block;
@@ -23,6 +23,7 @@ read_scans(const i64* images, int* statuses, int* told) {
     }
     __syncthreads();
     int good = block.status == GOOD;
+    __syncthreads(); // everybody has seen it before it changes: what follows must be all or none
     if (good) gather(&block, &work, thread);
     __syncthreads();
     if (good) {
@@ -45,8 +46,8 @@ read_scans(const i64* images, int* statuses, int* told) {
     if (thread == 0) statuses[blockIdx.x] = told[blockIdx.x] = block.status;
 }
 
-// Planes out of coefficients, eight threads a block of samples. Those of an image that is not GOOD stay
-// as they are.
+// Planes out of coefficients, eight threads a block of samples. Those of an image that is not GOOD
+// stay as they are.
 extern "C" __global__ void __launch_bounds__(256)
 transform_blocks(const i64* images, int* statuses, int* told) {
     __shared__ int between[32][72];

@@ -2,10 +2,10 @@
 // normalised, all for one pixel of the canvas after the other.
 //
 // The pixels are those of libjpeg-turbo's slow and exact way, which is the CPU decoder's: chroma is
-// upsampled with its triangle filter ("fancy upsampling": three quarters of the nearer sample and one
-// of the farther, in each direction that is subsampled, rounded up and down by turns) and converted
-// after JFIF 1.02 in fixed point of 16 bits. They are resized as `cv2.resize` does with INTER_LINEAR,
-// with weights of 11 bits.
+// upsampled with its triangle filter ("fancy upsampling": three quarters of the nearer sample and
+// one of the farther, in each direction that is subsampled, rounded up and down by turns) and
+// converted after JFIF 1.02 in fixed point of 16 bits. They are resized as `cv2.resize` does with
+// INTER_LINEAR, with weights of 11 bits.
 
 #define PAD 114
 #define GROUP 4  // pixels side by side that a thread writes
@@ -86,7 +86,8 @@ DEVICE Rows rows_at(const Picture* picture, int y) {
     i64 far = picture->down ? limited((y >> 1) + (y & 1) * 2 - 1, picture->last_row) : y;
     near *= picture->chroma_pitch;
     far *= picture->chroma_pitch;
-    Rows rows = {picture->blue + near, picture->blue + far, picture->red + near, picture->red + far};
+    const u8 *blue = picture->blue, *red = picture->red;
+    Rows rows = {blue + near, blue + far, red + near, red + far};
     return rows;
 }
 

@@ -18,8 +18,9 @@ DEVICE u32 big_endian(u32 word) {
 
 DEVICE Window window_at(const u32* words, u32 bit) {
     Window window;
+    const u32* at = words + (bit >> 5);
     window.next = (bit >> 5) + 2;
-    window.bits = (u64)big_endian(words[window.next - 2]) << 32 | big_endian(words[window.next - 1]);
+    window.bits = (u64)big_endian(at[0]) << 32 | big_endian(at[1]);
     window.bits <<= bit & 31;
     window.count = 64 - (int)(bit & 31);
     window.ahead = words[window.next];

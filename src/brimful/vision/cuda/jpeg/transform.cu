@@ -35,11 +35,12 @@ DEVICE u8* samples_of(const i64* image, int index, int* component, int* pitch) {
     if (*component) index -= luma + (*component - 1) * mcus;
     else columns *= across;
     *pitch = (int)(*component ? image[CHROMA_PITCH] : image[LUMA_PITCH]);
-    return (u8*)image[LUMA + *component] + (i64)(index / columns) * 8 * *pitch + index % columns * 8;
+    u8* plane = (u8*)image[LUMA + *component];
+    return plane + (i64)(index / columns) * 8 * *pitch + index % columns * 8;
 }
 
-// Returns whether the numbers are so large that libjpeg's vector units would compute something else:
-// no encoder writes such.
+// Returns whether the numbers are so large that libjpeg's vector units would compute something
+// else: no encoder writes such.
 DEVICE int columns_of(const i16* coefficients, const u16* quantisers, int column, int* between) {
     int in[8], out[8], wild = 0;
     for (int i = 0; i < 8; i++) {

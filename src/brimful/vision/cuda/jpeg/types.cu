@@ -10,9 +10,9 @@
 // Algorithms with 11 Multiplications, ICASSP 1989) in the fixed point of libjpeg's slow and exact
 // method, so that the samples are the CPU decoder's. Formats: ITU-T T.81.
 //
-// The files of this folder are one source, in the order types, segments, bits, scan, transform, place,
-// kernels. All but the last are C that is also C++: tests compile them for the CPU and run the phases
-// of a block in turn. Between phases, all threads of a block wait for each other.
+// The files of this folder are one source, in the order types, segments, bits, scan, transform,
+// place, kernels. All but the last are C that is also C++: tests compile them for the CPU and run
+// the phases of a block in turn. Between phases, all threads of a block wait for each other.
 
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
@@ -38,14 +38,15 @@ typedef unsigned long long u64;
 #define PADDING 32     // bytes behind the scan, for readers that look ahead
 
 // The columns of the table that describes images, one row each (`jpeg.describe`): addresses of the
-// planes and of room for the work; bytes from row to row of luma and of chroma, the latter 0 of a gray
-// image; height and width as stored; luma samples per chroma sample, across and down; the file's
-// address and bytes; its EXIF orientation; height and width on the canvas, rows above and columns to
-// the left of it, which canvas; and source pixels per canvas pixel, vertical and horizontal, as the
-// bits of two doubles.
+// planes and of room for the work; bytes from row to row of luma and of chroma, the latter 0 of a
+// gray image; height and width as stored; luma samples per chroma sample, across and down; the
+// file's address and bytes; its EXIF orientation; height and width on the canvas, rows above and
+// columns to the left of it, which canvas; and source pixels per canvas pixel, vertical and
+// horizontal, as the bits of two doubles.
 enum {
-    LUMA, BLUE, RED, WORK, LUMA_PITCH, CHROMA_PITCH, HEIGHT, WIDTH, ACROSS, DOWN, FILE_AT, FILE_BYTES,
-    ORIENTATION, RESIZED_HEIGHT, RESIZED_WIDTH, TOP, LEFT, CANVAS, SCALE_Y, SCALE_X, COLUMNS
+    LUMA, BLUE, RED, WORK, LUMA_PITCH, CHROMA_PITCH, HEIGHT, WIDTH, ACROSS, DOWN,
+    FILE_AT, FILE_BYTES, ORIENTATION, RESIZED_HEIGHT, RESIZED_WIDTH, TOP, LEFT, CANVAS,
+    SCALE_Y, SCALE_X, COLUMNS
 };
 
 // What became of an image.
