@@ -88,7 +88,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         empty=tensor(torch.empty),
         zeros=tensor(torch.zeros),
         cuda=SimpleNamespace(Event=Event, stream=lambda stream: contextlib.nullcontext()),
-        **{name: getattr(torch, name) for name in ("uint8", "int32", "int64")},
+        **{name: getattr(torch, name) for name in ("uint8", "int32", "int64", "OutOfMemoryError")},
     )
     for module in (decoding, file_memory):
         monkeypatch.setattr(module, "torch", fake)
@@ -214,6 +214,52 @@ def test_what_is_taken_at_the_start_is_enough(made: list[int]) -> None:
     grown.close()
     tight = Decoding(HostDecoder(), 4, stream(), limit=needed - 1)  # type: ignore[arg-type]
     assert not tight.takes(large.header)
+
+
+def test_where_memory_is_short_pieces_get_smaller(
+    made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "take_stream", lambda device: stream())
+    monkeypatch.setattr(loader, "torch", SimpleNamespace(cuda=SimpleNamespace(Event=Event)))
+    encoded = [read_encoded(jpeg(i)) for i in range(8)] + [read_encoded(jpeg(8, (200, 300)))]
+    needed, large = (room(encoded[i].header).total for i in (0, 8))
+    there_are = 5 * needed
+    assert needed < there_are // 2 < large, "the last one will not be decoded there any more"
+    empty = decoding.torch.empty
+
+    def scarce(size: Any, **options: Any) -> Any:
+        if options.get("device") and size > there_are:
+            raise torch.OutOfMemoryError("scarce")
+        return empty(size, **options)
+
+    monkeypatch.setattr(decoding.torch, "empty", scarce)
+    tested = Loader(9, 3, "here", decoder=HostDecoder(), limit=64 * needed)  # type: ignore[arg-type]
+    slot = CudaSlot(CANVAS_SIZE, 9, 3)
+    slot._pinned = torch.zeros((9, *CANVAS_SIZE, 3), dtype=torch.uint8)
+    failed = 0
+    for _ in range(8):
+        for i, one in enumerate(encoded):
+            slot.put(i, one, POLICY.place(one.header.size or (1, 1)))
+        errors = dict[int, str]()
+        out, on_host, pieces = canvases(9), [], 0
+        try:
+            for piece in tested.pieces(slot, 9, errors):
+                pieces += 1
+                if piece.decoded:
+                    assert tested._decoding is not None
+                    tested._decoding.place(out, piece.decoded)
+                else:
+                    assert piece.table is not None
+                    on_host += piece.table[:, 10].tolist()
+        except torch.OutOfMemoryError:  # the engine splits the batch, and goes on
+            failed += 1
+            continue
+        break
+    assert 1 <= failed <= 5 and not errors and pieces > 2 and on_host == [8]
+    assert not tested.takes(encoded[8].header) and tested.takes(encoded[0].header)
+    for i in range(8):
+        np.testing.assert_array_equal(pixels(out)[i], expected(encoded[i]))
+    np.testing.assert_array_equal(slot.inputs[8], expected(encoded[8]))
 
 
 def test_what_the_device_refuses_is_decoded_on_the_host(

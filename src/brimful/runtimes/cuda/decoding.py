@@ -53,7 +53,8 @@ class Decoding:
             decoder: Shared with others.
             batch: Images of a piece at most.
             stream: Everything is queued there; its device is the current one.
-            limit: Bytes of device memory for decoded images.
+            limit: Bytes of device memory for decoded images. Where there are not so many, it is
+                halved until there are.
             initial: Bytes of these to take now; more is asked for when images need it.
         """
         device = stream.device
@@ -85,7 +86,10 @@ class Decoding:
         return fits
 
     def fitting(self, plans: Iterable[Plan]) -> list[Plan]:
-        """Return the first plans, as many as fit the memory together."""
+        """Return the first plans, as many as fit the memory together.
+
+        None does if the limit has been lowered since an image was taken.
+        """
         fitting: list[Plan] = []
         size = 0
         for plan in plans:
@@ -160,7 +164,12 @@ class Decoding:
             # The old one need not fit beside the new one.
             self._memory = torch.empty(0, dtype=torch.uint8, device=self._stream.device)
             size = min(self._limit, int(size * GROWTH))
-            self._memory = torch.empty(size, dtype=torch.uint8, device=self._stream.device)
+            try:
+                self._memory = torch.empty(size, dtype=torch.uint8, device=self._stream.device)
+            except torch.OutOfMemoryError:
+                self._limit = size // 2  # from now on batches go in smaller pieces
+                self._taken.clear()
+                raise
 
     def _bring(self, places: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Queue what copies files to the device, and return where they will be.

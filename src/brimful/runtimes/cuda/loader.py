@@ -105,10 +105,12 @@ class Loader:
         start = 0
         while start < len(pending):
             plans = self._fitting(slot, pending[start:])
-            chosen = pending[start : start + len(plans)]
-            start += len(plans)
-            failed = self._decode(slot, chosen, plans)
-            yield Piece(None, decoded=len(chosen))
+            chosen = pending[start : start + max(1, len(plans))]
+            start += len(chosen)
+            failed = chosen  # not even one fits any more
+            if plans:
+                failed = self._decode(slot, chosen, plans)
+                yield Piece(None, decoded=len(chosen))
             on_host += [i for i in failed if _decode_on_host(slot, i, errors)]
         if on_host:
             yield Piece(self._rows_of_pixels(slot, on_host))
