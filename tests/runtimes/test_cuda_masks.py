@@ -100,7 +100,7 @@ def check(selected: Any, prototypes: Any, geometries: list[Geometry]) -> int:
 
 
 @pytest.mark.parametrize("graphs", [True, False])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_the_same_masks_as_the_hosts(
     precision: Precision, graphs: bool, prototypes: list[Any]
 ) -> None:
