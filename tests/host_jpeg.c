@@ -53,6 +53,13 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     free(block);
 }
 
+// What Python says as well.
+void brimful_constants(int* out) {
+    const int constants[] = {COLUMNS, LUMA, WORK, FILE_AT, FILE_BYTES, CANVAS,
+                             THREADS, GROUP, LINES, GOOD, UNSUPPORTED, DAMAGED};
+    for (int i = 0; i < 12; i++) out[i] = constants[i];
+}
+
 // Place one image on its canvas.
 void brimful_place(const i64* image, void* out, int height, int width, int type) {
     Canvases canvases = {out, height, width, type};

@@ -23,7 +23,7 @@ from brimful.runtimes.cuda.loader import Loader
 from brimful.runtimes.cuda.plan import Plans, room
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.vision.canvas import CanvasPolicy
-from brimful.vision.cuda.jpeg import CANVAS, COLUMNS, GOOD, JpegDecoder
+from brimful.vision.cuda.jpeg import GOOD, JpegDecoder
 from brimful.vision.decode import check_encoded, decode_pixels, read_encoded
 from brimful.vision.encoded import Encoded
 from brimful.vision.letterbox import letterbox
@@ -150,6 +150,22 @@ def canvases(count: int) -> Any:
     return torch.full(shape, 0.0).contiguous(memory_format=torch.channels_last)
 
 
+def loaded(
+    tested: Loader, slot: CudaSlot, out: Any, errors: dict[int, str]
+) -> tuple[int, list[int]]:
+    """Place a slot's images as a lane would; return how many pieces came, and the host's rows."""
+    pieces, on_host = 0, []
+    for piece in tested.pieces(slot, slot.capacity, errors):
+        pieces += 1
+        if piece.decoded:
+            assert tested._decoding is not None
+            tested._decoding.place(out, piece.decoded)
+        else:
+            assert piece.table is not None
+            on_host += piece.table[:, 10].tolist()
+    return pieces, on_host
+
+
 def test_files_from_anywhere_land_in_their_rows(made: list[int]) -> None:
     memory = FileMemory()
     files: list[Any] = [jpeg(1), jpeg(2, (31, 64)), jpeg(3, orientation=6), jpeg(4, (90, 40))]
@@ -241,16 +257,9 @@ def test_where_memory_is_short_pieces_get_smaller(
         for i, one in enumerate(encoded):
             slot.put(i, one, POLICY.place(one.header.size or (1, 1)))
         errors = dict[int, str]()
-        out, on_host, pieces = canvases(9), [], 0
+        out = canvases(9)
         try:
-            for piece in tested.pieces(slot, 9, errors):
-                pieces += 1
-                if piece.decoded:
-                    assert tested._decoding is not None
-                    tested._decoding.place(out, piece.decoded)
-                else:
-                    assert piece.table is not None
-                    on_host += piece.table[:, 10].tolist()
+            pieces, on_host = loaded(tested, slot, out, errors)
         except torch.OutOfMemoryError:  # the engine splits the batch, and goes on
             failed += 1
             continue
@@ -278,14 +287,8 @@ def test_what_the_device_refuses_is_decoded_on_the_host(
         assert tested.takes(one.header)
         slot.put(i, one, POLICY.place(one.header.size or (1, 1)))
     out, errors = canvases(4), dict[int, str]()
-    on_host = []
-    for piece in tested.pieces(slot, 4, errors):
-        if piece.decoded:
-            assert tested._decoding is not None
-            tested._decoding.place(out, piece.decoded)
-        else:
-            assert piece.table is not None
-            on_host += piece.table[:, 10].tolist()
+    pieces, on_host = loaded(tested, slot, out, errors)
+    assert pieces == 3
     found = pixels(out)
     for i in (0, 3):
         np.testing.assert_array_equal(found[i], expected(encoded[i]))
@@ -324,7 +327,3 @@ def test_runs_hold_what_lies_together(
         members = table[run == number]
         assert begins[number] == members[:, 0].min()
         assert begins[number] + lengths[number] == (members[:, 0] + members[:, 2]).max()
-
-
-def test_the_table_is_as_wide_as_the_kernels_think() -> None:
-    assert COLUMNS == 20 and CANVAS == 17

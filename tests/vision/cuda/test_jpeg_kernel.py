@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import cv2
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ import torch
 
 from brimful.runtimes.cuda.plan import Plans
 from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.cuda import jpeg
 from brimful.vision.cuda.jpeg import DAMAGED, GOOD, UNSUPPORTED, JpegDecoder
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import read_header
 from brimful.vision.letterbox import letterbox
-from host_jpeg import Decoded, decode
+from host_jpeg import Decoded, decode, library
 from oracles import asset, shared
 
 FACTORS = {"444": 0x111111, "422": 0x211111, "440": 0x121111, "420": 0x221111}
@@ -44,6 +47,17 @@ def encoded(image: np.ndarray, **options: int) -> bytes:
     """Encode with OpenCV's options by their names."""
     flags = [x for name, v in options.items() for x in (getattr(cv2, f"IMWRITE_JPEG_{name}"), v)]
     return cv2.imencode(".jpg", image, flags)[1].tobytes()
+
+
+def test_both_languages_say_the_same() -> None:
+    found = (ctypes.c_int * 12)()
+    library().brimful_constants(found)
+    assert list(found) == [
+        *(jpeg.COLUMNS, jpeg.ADDRESSES.start, jpeg.ADDRESSES.stop - 1),
+        *(jpeg.FILE.start, jpeg.FILE.stop - 1, jpeg.CANVAS),
+        *(jpeg._SCAN_THREADS, jpeg._PIXELS, jpeg._LINES),
+        *(GOOD, UNSUPPORTED, DAMAGED),
+    ]
 
 
 @pytest.mark.parametrize("sampling", FACTORS)

@@ -2,8 +2,8 @@
 
 Surfaces, frames of videos that were decoded there before, are read where they are. Encoded images
 are decoded to planes and from these put onto the canvas. A batch that does not fit the memory goes
-in pieces. An image that the device cannot decode is decoded on the
-CPU, and if that fails too, only that image has an error.
+in pieces. An image that the device cannot decode is decoded on the CPU, and if that fails too, only
+that image has an error.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ second or two, once a machine, and the artifact cache keeps the result. Both lib
 directly (docs.nvidia.com/cuda/nvrtc, docs.nvidia.com/cuda/cuda-driver-api): half a dozen calls.
 
 Calls that only queue something keep the interpreter's lock: they take microseconds, and asking for
-the lock again among a dozen threads takes a hundred times as long (benchmarks/NOTES.md).
+the lock again among a dozen threads takes longer (benchmarks/NOTES.md).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class CudaModule:
         Args:
             name: What the artifact cache calls it.
             sources: Files of CUDA C++ without includes, which are one source in this order.
-            defines: Macros, such as `THREADS=256`.
             device: CUDA device, the current one.
+            defines: Macros, such as `THREADS=256`.
 
         Raises:
             RuntimeFailedError: The compiler or the driver is missing, or refuses the source.
