@@ -252,6 +252,7 @@ def test_where_memory_is_short_pieces_get_smaller(
     tested = Loader(9, 3, "here", decoder=HostDecoder(), limit=64 * needed)  # type: ignore[arg-type]
     slot = CudaSlot(CANVAS_SIZE, 9, 3)
     slot._pinned = torch.zeros((9, *CANVAS_SIZE, 3), dtype=torch.uint8)
+    assert all(tested.takes(one.header) for one in encoded)
     failed = 0
     for _ in range(8):
         for i, one in enumerate(encoded):
