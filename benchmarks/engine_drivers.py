@@ -56,11 +56,12 @@ def simulated(read_together: bool, workers: int) -> tuple[Any, Any]:
 
     class Device(DebugRuntime):
         concurrency = LANES
+        eager = 1
         ahead = DRIVERS + 1
 
         def __init__(self) -> None:
             super().__init__(RuntimeOptions(max_batch=BATCH), encoded="ignore")
-            self.concurrency = LANES
+            self.concurrency, self.eager = LANES, 1
             self.memory_for = Memory().take
             self.busy = 0.0
             self._submitted: queue.SimpleQueue[Any] = queue.SimpleQueue()

@@ -33,6 +33,7 @@ class Harness:
         workers=4,
         batch=4,
         concurrency=1,
+        eager=None,
         faults=None,
         sleep=None,
         canvas="exact",
@@ -42,7 +43,12 @@ class Harness:
         options = RuntimeOptions(max_batch=batch)
         sleeping = {} if sleep is None else {"sleep": sleep}
         self.runtime = DebugRuntime(
-            options, faults, concurrency=concurrency, encoded=encoded, **sleeping
+            options,
+            faults,
+            concurrency=concurrency,
+            eager=eager,
+            encoded=encoded,
+            **sleeping,
         )
         config = EngineConfig(queue=1000)
         spec = self.runtime.spec
@@ -113,6 +119,37 @@ def test_a_mix_of_canvases_with_few_slots_comes_to_its_end(
             assert (result.height, result.width) == (height, width)
         assert 1 <= busiest <= slots
         assert harness.pipeline.inflight == 0
+
+
+def gathered(harness: Harness) -> int:
+    """Return how many images wait in batches, once none is on its way there."""
+    pipeline = harness.pipeline
+    admitted = pipeline.inflight
+    with pipeline._lock:
+        running = sum(len(flight.batch.members) for flight in pipeline._flights._flights.values())
+        waiting = len(pipeline._batcher)
+    return waiting if running + waiting == admitted else -1
+
+
+@pytest.mark.parametrize(("eager", "batches"), [(1, [1, 3, 2]), (3, [1, 1, 1, 3])])
+def test_what_comes_beside_a_forward_becomes_one_batch_unless_the_device_wants_more(eager, batches):
+    gate = Gate()
+    with Harness(slots=8, batch=3, concurrency=3, eager=eager, faults=GATED, sleep=gate) as harness:
+        futures = []
+        for i in range(3):
+            futures.append(harness.submit(gray(i)))
+            running = min(i + 1, eager)
+            gate.await_waiting(running)
+            assert gate.waiting == running
+        # One image more fills the batch of those that wait, which may go ahead.
+        more = [harness.submit(gray(i)) for i in (3, 4, 5)]
+        left = 2 if eager == 1 else 0
+        eventually(lambda: gathered(harness) == left, "the others have gathered")
+        gate.open()
+        found = [level_of(future.result(PATIENCE_S)) for future in [*futures, *more]]
+        assert found == list(range(6))
+        assert sum(harness.runtime.batches) == 6
+        assert sorted(harness.runtime.batches) == sorted(batches)
 
 
 def test_all_workers_fill_the_batch_of_a_slot_that_comes_free():

@@ -4,7 +4,8 @@ No thread, no lock, no sleep, no clock of its own: every call is told the time. 
 most one open batch. A batch goes
 
 - when it is full, by images or by pixels, or overdue, as soon as the device takes one more ahead;
-- when the device is idle, at once, full or not: waiting would only waste the device.
+- when the device is idle, at once, full or not: waiting would only waste the device. How many
+  forwards it may run and still be called idle, it says itself (`Runtime.eager`).
 
 So batches grow by themselves under load, and a lone image on an idle device never waits.
 """
@@ -153,7 +154,7 @@ class Batcher(Generic[T]):
 
         Args:
             now: The time, in seconds.
-            idle: Forwards the device could start at once.
+            idle: Forwards that the device would start at once with whatever there is.
             ahead: Forwards that may be queued in all, at least `idle`.
         """
         going: list[Batch[T]] = []

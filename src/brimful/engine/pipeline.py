@@ -193,7 +193,7 @@ class Pipeline:
             return []
         now = self._clock()
         running = len(self._flights)
-        idle = max(0, self._runtime.concurrency - running)
+        idle = max(0, self._runtime.eager - running)
         # More than run, so that the device finds the next without asking.
         ahead = max(0, self._runtime.concurrency + self._runtime.ahead - running)
         flights = [

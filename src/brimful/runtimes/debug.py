@@ -119,6 +119,7 @@ class DebugRuntime:
         faults: DebugFaults | None = None,
         *,
         concurrency: int = 1,
+        eager: int | None = None,
         encoded: EncodedMode | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -128,6 +129,7 @@ class DebugRuntime:
             options: Only `max_batch`, and with `encoded` also `postprocess`, matter.
             faults: Latency and faults.
             concurrency: Forwards in flight at once.
+            eager: Forwards below which a batch goes at once; `concurrency` by default.
             encoded: Take JPEGs encoded, and what to do with them; None takes pixels only.
             sleep: Waits the latency, in seconds.
         """
@@ -144,6 +146,7 @@ class DebugRuntime:
         self.spec = ModelSpec(task="detect", head="nms_free", names=DEBUG_NAMES)
         self.max_batch = options.max_batch or 8
         self.concurrency = concurrency
+        self.eager = concurrency if eager is None else eager
         self.batches: list[int] = []
         self._faults = faults or DebugFaults()
         self._encoded = encoded

@@ -55,7 +55,7 @@ class OnnxRuntime:
         self.spec: ModelSpec = read_spec(self._session, model)
         self._half = takes_half(self._session, path)
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
-        self.concurrency = cpus
+        self.concurrency = self.eager = cpus
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._workers = ForwardWorkers(self.concurrency, name="onnxruntime")

@@ -80,7 +80,7 @@ class OpenVinoRuntime:
         _replace_slices(ov, self._network)
         self.spec: ModelSpec = self._read_spec(model)
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
-        self.concurrency = self._threads
+        self.concurrency = self.eager = self._threads
         self._compiled: OrderedDict[tuple[Size, int], Any] = OrderedDict()
         self._lock = threading.Lock()
         self._workers = ForwardWorkers(self.concurrency, name=self.name)

@@ -187,7 +187,9 @@ class Runtime(Protocol):
         input_format: What a slot's input holds.
         max_batch: Images a slot holds.
         concurrency: Forwards worth having in flight; fewer leave the device idle.
-        ahead: Batches worth submitting beyond those, for the runtime to prepare meanwhile.
+        eager: Forwards in flight below which a batch goes at once, full or not. A device on which
+            several do not run faster than one says 1: what comes meanwhile becomes one batch.
+        ahead: Batches worth submitting beyond `concurrency`, for the runtime to prepare meanwhile.
     """
 
     name: str
@@ -195,6 +197,7 @@ class Runtime(Protocol):
     input_format: InputFormat
     max_batch: int
     concurrency: int
+    eager: int
     ahead: int
 
     @property

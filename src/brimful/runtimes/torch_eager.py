@@ -50,6 +50,7 @@ class TorchRuntime:
     memory_for = None
     video: VideoDevice | None = None
     concurrency = 1
+    eager = 1
     ahead = 1
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:

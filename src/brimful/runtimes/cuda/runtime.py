@@ -70,6 +70,7 @@ class TorchCudaRuntime:
     name = "torch"
     input_format: InputFormat = "hwc_u8"
     concurrency = LANES
+    eager = 1  # a small batch costs the host as much as a full one, and the host feeds everything
     ahead = DRIVERS + 1
 
     def __init__(
