@@ -241,6 +241,19 @@ def test_nothing_is_allocated_in_the_steady_state() -> None:
     assert after["segment.all.allocated"] == segments
 
 
+def test_the_graphs_of_all_lanes_share_their_memory() -> None:
+    import torch
+
+    before = {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()}
+    with load(saved("yolo26n.yaml"), device="cuda", precision="fp16", batch=4) as engine:
+        assert all(result.error is None for result in engine.predict(FILES * 8))
+        runtime = engine.runtime
+        assert isinstance(runtime, TorchCudaRuntime)
+        assert len(runtime._lanes) > 1 and all(lane._graphs for lane in runtime._lanes)
+        pools = {segment["segment_pool_id"] for segment in torch.cuda.memory_snapshot()}
+        assert len(pools - before - {(0, 0)}) == 1
+
+
 def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine's contract with the runtime: a failed batch's images all get results."""
     import torch

@@ -27,7 +27,7 @@ def lane_with(network: Any, monkeypatch: pytest.MonkeyPatch, said: list[str]) ->
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     lane = Lane.__new__(Lane)
-    lane._network, lane._captures, lane._pool = network, True, None
+    lane._network, lane._captures, lane._turns = network, True, SimpleNamespace(pool=None)
     lane.live, lane.live_host = torch.zeros(1), torch.tensor([3.0])
     return lane
 

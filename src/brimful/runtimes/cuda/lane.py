@@ -1,8 +1,9 @@
-"""Lane: a stream with buffers and captured graphs of its own; two of them keep a device busy.
+"""Lane: a stream with an input and captured graphs of its own.
 
+There are several, so that batches are brought to the device and taken from it while one computes.
 Launching a small network's kernels from Python costs several times what they compute; a captured
-graph replays them in one call. A lane has one graph per canvas and batch size, and they share its
-memory, for only one of them runs at a time.
+graph replays them in one call. A lane has one graph per canvas and batch size. The forwards of all
+lanes take `Turns`, so all graphs share the memory for what a network computes on its way.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from brimful.runtimes.cuda.forward import Network
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
+from brimful.runtimes.cuda.turns import Turns
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS
 from brimful.vision.cuda.masks import DeviceMasks, MaskBuffers
@@ -68,6 +70,7 @@ class Lane:
         network: Network,
         capacity: int,
         device: Any,
+        turns: Turns,
         techniques: Techniques = DEFAULT,
     ) -> None:
         """Make the buffers that do not depend on the canvas.
@@ -76,6 +79,7 @@ class Lane:
             network: What graphs are captured of, where they can be.
             capacity: Images of a batch at most.
             device: CUDA device, the current one.
+            turns: Shared by all lanes of the network.
             techniques: Whether to capture graphs, and to compute masks on the device.
         """
         self.stream: Any = take_stream(device)
@@ -91,7 +95,7 @@ class Lane:
         self._capacity = capacity
         self._masks = techniques.masks and network.spec.task == "segment"
         self._mask_buffers: MaskBuffers | None = None
-        self._pool = torch.cuda.graph_pool_handle()
+        self._turns = turns
         self._graphs: OrderedDict[tuple[Size, int], Graph] = OrderedDict()
         self._input = torch.empty(0, dtype=network.dtype, device=device)
 
@@ -115,16 +119,16 @@ class Lane:
         with torch.cuda.stream(self.stream):
             if graph.masks is not None:
                 graph.masks.place(slot.geometries[:count])
-            graph.replay()
-            for host, output in zip(hosts, graph.outputs, strict=True):
-                host[:count].copy_(output[:count], non_blocking=True)
-            self.finished.record()
+            with self._turns.next(self.stream, self.finished):
+                graph.replay()
+                for host, output in zip(hosts, graph.outputs, strict=True):
+                    host[:count].copy_(output[:count], non_blocking=True)
 
     def reserve(self, values: int) -> None:
         """Make room for the largest input, in values; graphs of a smaller buffer are dropped."""
         if values > self._input.numel():
             self._graphs.clear()
-            self._pool = torch.cuda.graph_pool_handle()  # the old one goes with its last graph
+            self._turns.reserve(values)
             self._input = torch.empty(values, dtype=self._network.dtype, device=self._device)
             self._network.reserve(values)
 
@@ -146,9 +150,11 @@ class Lane:
         flags = torch.backends.cudnn.flags(
             enabled=True, benchmark=not network.fused, deterministic=False, allow_tf32=False
         )
-        self.stream.wait_stream(torch.cuda.current_stream())
+        shared = self._captures and network.capturable
+        stream = self._turns.stream if shared else self.stream
+        stream.wait_stream(torch.cuda.current_stream())
         self.live.fill_(bucket)
-        with flags, torch.cuda.stream(self.stream):
+        with self._turns.capturing, flags, torch.cuda.stream(stream):
             images.zero_()
             network.compile(images)
             # Searches of libraries for their fastest kernel must not be captured.
@@ -156,7 +162,7 @@ class Lane:
                 outputs = network(images)
             select, masks = self._selection(config, outputs, bucket)
             _launch(select, masks, outputs, self.live)
-            self.stream.synchronize()
+            stream.synchronize()
             torch.cuda.empty_cache()  # the capture takes its memory from a pool of its own
             outputs, replay, keeps = self._captured(images, select, masks, outputs)
         host_masks = spec.task == "segment" and masks is None
@@ -236,7 +242,7 @@ class Lane:
         """Capture what a function launches; return the graph, and what the function returned."""
         graph = torch.cuda.CUDAGraph()
         # Other lanes and pinned allocations go on meanwhile: only this thread is restricted.
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        graph.capture_begin(pool=self._turns.pool, capture_error_mode="thread_local")
         try:
             result = work()
         except BaseException:

@@ -31,6 +31,7 @@ from brimful.runtimes.cuda.network import CudaNetwork
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
+from brimful.runtimes.cuda.turns import Turns
 from brimful.runtimes.cuda.video import open_video
 from brimful.runtimes.runtime import (
     Done,
@@ -49,7 +50,7 @@ FILE_BYTES = 128 * 2**10
 """Of pinned memory for an image's file that are there from the start; more comes when needed."""
 
 LANES = 3
-"""Forwards in flight: one computes, one is queued behind it, and one is being launched."""
+"""Batches on the device: one computes, one is queued behind it, and one is being loaded."""
 
 DRIVERS = 2
 """Batches that are decoded and launched at the same time."""
@@ -91,6 +92,7 @@ class TorchCudaRuntime:
         self._preparing = threading.Lock()
         self._prepared: set[tuple[Size, int]] = set()
         self._lanes: list[Lane] = []
+        self._turns: Turns | None = None
         self._budget = None if options.memory is None else Budget(options.memory, self._device)
         with torch.cuda.device(self._device), torch.inference_mode():
             self._network = self._open_network(model, options)
@@ -239,8 +241,10 @@ class TorchCudaRuntime:
 
     def _open_lanes(self, batch: int) -> None:
         self.max_batch = batch
+        turns = self._turns = Turns(self._device)
         for _ in range(LANES):
-            self._lanes.append(Lane(self._network, batch, self._device, self._techniques))
+            lane = Lane(self._network, batch, self._device, turns, self._techniques)
+            self._lanes.append(lane)
         height, width = self._largest
         for lane in self._lanes:
             lane.reserve(batch * height * width * self.spec.channels)
@@ -258,6 +262,9 @@ class TorchCudaRuntime:
             self._decoder = None
         for lane in self._lanes:
             lane.close()
+        if self._turns is not None:
+            self._turns.close()
+            self._turns = None
         self._lanes.clear()
         self._prepared.clear()
         self._free = queue.SimpleQueue()

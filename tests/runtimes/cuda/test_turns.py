@@ -1,0 +1,101 @@
+"""The order of forwards, on streams and events that tell what they were asked."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from brimful.runtimes.cuda import turns as module
+from brimful.runtimes.cuda.turns import Turns
+
+PATIENCE_S = 10
+
+
+class Stream:
+    def __init__(self, name: str, said: list[Any]) -> None:
+        self.name, self.said = name, said
+
+    def wait_event(self, event: Event) -> None:
+        self.said.append((self.name, "waits for", event.name))
+
+
+class Event:
+    def __init__(self, name: str, said: list[Any]) -> None:
+        self.name, self.said = name, said
+
+    def record(self, stream: Stream) -> None:
+        self.said.append((stream.name, "records", self.name))
+
+
+@pytest.fixture
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
+    handles = iter(range(100))
+    monkeypatch.setattr(module, "take_stream", lambda device: Stream("capture", []))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    return Turns(torch.device("cuda", 0))
+
+
+def test_each_waits_for_the_one_before_and_for_no_other(turns: Turns) -> None:
+    said: list[Any] = []
+    lanes = [(Stream(name, said), Event(f"end of {name}", said)) for name in "abc"]
+    for stream, finished in (*lanes, lanes[1]):
+        with turns.next(stream, finished):
+            said.append((stream.name, "runs"))
+    assert said == [
+        *(("a", "runs"), ("a", "records", "end of a")),
+        *(("b", "waits for", "end of a"), ("b", "runs"), ("b", "records", "end of b")),
+        *(("c", "waits for", "end of b"), ("c", "runs"), ("c", "records", "end of c")),
+        *(("b", "waits for", "end of c"), ("b", "runs"), ("b", "records", "end of b")),
+    ]
+
+
+def test_what_fails_on_its_way_is_waited_for_too(turns: Turns) -> None:
+    """What it had queued by then writes the memory that they share."""
+    said: list[Any] = []
+    with (
+        pytest.raises(RuntimeError, match="refused"),
+        turns.next(Stream("a", said), Event("x", said)),
+    ):
+        raise RuntimeError("refused")
+    with turns.next(Stream("b", said), Event("y", said)):
+        pass
+    assert said == [("a", "records", "x"), ("b", "waits for", "x"), ("b", "records", "y")]
+
+
+def test_two_threads_do_not_queue_at_the_same_time(turns: Turns) -> None:
+    said: list[Any] = []
+    inside, other_tries = threading.Event(), threading.Event()
+
+    def second() -> None:
+        assert inside.wait(PATIENCE_S)
+        other_tries.set()
+        with turns.next(Stream("b", said), Event("y", said)):
+            said.append("b runs")
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with turns.next(Stream("a", said), Event("x", said)):
+        inside.set()
+        assert other_tries.wait(PATIENCE_S)
+        thread.join(0.05)  # it would be through by now, were it not kept out
+        said.append("a runs")
+    thread.join(PATIENCE_S)
+    assert said[:2] == ["a runs", ("a", "records", "x")]
+    assert said[2:] == [("b", "waits for", "x"), "b runs", ("b", "records", "y")]
+
+
+def test_larger_inputs_get_memory_that_all_lanes_share(turns: Turns) -> None:
+    """Graphs of smaller ones may be gone, and their memory cannot be captured with again."""
+    turns.reserve(100)
+    first = turns.pool
+    turns.reserve(100)
+    turns.reserve(50)
+    assert turns.pool == first
+    turns.reserve(101)
+    second = turns.pool
+    assert second != first
+    turns.reserve(101)
+    assert turns.pool == second
