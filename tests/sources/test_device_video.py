@@ -38,10 +38,13 @@ def assert_same(found, expected):
         if isinstance(other.payload, Exception):
             assert str(payload) == str(other.payload)
             continue
+        expected_pixels = other.payload.pixels()
         if isinstance(payload, Surface):
-            assert payload.size == other.payload.shape[:2]
+            assert payload.size == expected_pixels.shape[:2]
             payload = payload.memory.pixels
-        np.testing.assert_array_equal(payload, other.payload)
+        else:
+            payload = payload.pixels()
+        np.testing.assert_array_equal(payload, expected_pixels)
 
 
 def surfaces(images):

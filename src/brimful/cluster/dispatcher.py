@@ -22,7 +22,7 @@ from brimful.cluster.engine_process import EngineProcess
 from brimful.cluster.job import Answer, Job
 from brimful.cluster.member import Member
 from brimful.cluster.messages import AskReport, Died, Report, ResetStats, Results, Work
-from brimful.cluster.packing import Packed, in_memory, pack, size_of
+from brimful.cluster.packing import Packed, convert, in_memory, pack, size_of
 from brimful.cluster.work_queue import Chunk
 from brimful.engine.engine import EngineReport
 from brimful.errors import BrimfulError, EngineStoppedError, ImageError
@@ -99,6 +99,7 @@ class Dispatcher:
         """Add images, waiting for room; return False when no more are wanted."""
         packed: list[Packed] = []
         for image in images:
+            convert(image)
             if in_memory(image.payload):
                 # What came before goes first: it may hold the memory that this one waits for.
                 if not self._feed_packed(job, packed):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from brimful.cluster.arena import Arena, Block
 from brimful.errors import ImageError
 from brimful.sources.image import SourceImage
+from brimful.vision.picture import Picture
 
 _INLINE = 4096
 """Bytes up to which an image in memory travels within the message."""
@@ -31,6 +32,15 @@ class Inline:
 
 Packed = tuple[int, str, int | None, float | None, str | Block | Inline]
 """index, key, frame, pts_ms, and the payload; a string is a path."""
+
+
+def convert(image: SourceImage) -> None:
+    """Convert a picture of a video here: FFmpeg's memory does not travel."""
+    if isinstance(image.payload, Picture):
+        try:
+            image.payload = image.payload.pixels()
+        except ImageError as error:
+            image.payload = error
 
 
 def in_memory(payload: object) -> TypeGuard[NDArray[Any] | bytes]:

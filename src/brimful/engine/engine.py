@@ -25,12 +25,13 @@ from brimful.errors import BrimfulError, EngineStoppedError, UsageError
 from brimful.native.read_files import open_reader
 from brimful.runtimes.runtime import Runtime
 from brimful.runtimes.threads import available_cpus
-from brimful.sources.image import Pixels, SourceImage
+from brimful.sources.image import Payload, SourceImage
 from brimful.sources.memory import MemorySource, is_image_object
 from brimful.sources.open_source import open_source
 from brimful.sources.source import Source, chunks_of
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.picture import Picture
 from brimful.vision.postprocess import build_postprocess
 from brimful.vision.surface import Surface
 
@@ -184,7 +185,7 @@ class Engine:
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
         if isinstance(image, str | Path):
-            payload: str | Path | bytes | Pixels | Surface | Exception = image
+            payload: Payload = image
         elif not is_image_object(image):
             raise UsageError(
                 f"{type(image).__name__} is no image; expected a path, encoded bytes, a Pillow "
@@ -317,6 +318,6 @@ def _bytes_held(image: SourceImage) -> int:
     payload = image.payload
     if isinstance(payload, str):
         return 0
-    if isinstance(payload, np.ndarray | Surface):
+    if isinstance(payload, np.ndarray | Picture | Surface):
         return payload.nbytes
     return len(payload) if isinstance(payload, bytes) else 0

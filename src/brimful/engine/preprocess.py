@@ -26,6 +26,7 @@ from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.letterbox import classify_crop, letterbox
+from brimful.vision.picture import Picture
 from brimful.vision.surface import Surface
 
 ENCODED_BYTES = 32 * 2**20
@@ -123,6 +124,10 @@ class HostPreprocess:
             return decode_pixels(encoded)
         if isinstance(payload, Surface):
             return payload
+        if isinstance(payload, Picture):
+            if on_host is not None:
+                on_host()
+            return payload.pixels()
         if isinstance(payload, ImageError):
             raise ImageError(str(payload))  # a fresh one: it may be on its way in two threads
         raise ImageError(f"the source brought no image but {type(payload).__name__}: {payload}")

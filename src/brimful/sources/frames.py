@@ -12,12 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from brimful.errors import ImageError
 from brimful.extras import require
 from brimful.runtimes.video import VideoDevice, VideoRefusedError
-from brimful.sources.image import Pixels
+from brimful.vision.picture import Picture
 from brimful.vision.surface import Surface
 
 # Containers whose index says how many frames there are; others only estimate it.
@@ -31,14 +29,14 @@ class Frame:
     Attributes:
         number: Position in the video, from 0, counted before any stride.
         pts_ms: Presentation time in milliseconds by the time base of the stream, if it has one.
-        payload: BGR pixels with the rotation of the container applied, on the host or on the
-            device that decoded them; None when the caller asked to leave the frame out, or the
-            reason why the video ends here.
+        payload: The picture with the rotation of the container applied, on the host, to be
+            converted, or on the device that decoded it; None when the caller asked to leave the
+            frame out, or the reason why the video ends here.
     """
 
     number: int
     pts_ms: float | None
-    payload: Pixels | Surface | ImageError | None
+    payload: Picture | Surface | ImageError | None
 
 
 def read_frames(
@@ -108,14 +106,11 @@ def _on_host(
     with _opened(av, path, av.open) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        # One for all frames: each of its own would set FFmpeg's scaler up anew, with a thread for
-        # every CPU, which takes longer than the decoding.
-        converter = av.video.reformatter.VideoReformatter()
         number = -1
         try:
             for number, frame in enumerate(_decode(container, stream)):
                 if number >= first and number % stride == 0:
-                    payload = None if leave_out(number) else _pixels(frame, converter)
+                    payload = None if leave_out(number) else Picture(frame, _quarter_turns(frame))
                     yield Frame(number, _milliseconds(frame), payload)
         except (av.FFmpegError, EOFError) as error:
             good = max(number + 1, first)
@@ -145,14 +140,6 @@ def _decode(container: Any, stream: Any) -> Iterator[Any]:
     # FFmpeg takes a file cut in its middle for a short one and says nothing.
     if _INDEXED in container.format.name and packets < stream.frames:
         raise EOFError(f"the file is truncated, its index lists {stream.frames} frames")
-
-
-def _pixels(frame: Any, converter: Any) -> Pixels:
-    pixels: Pixels = converter.reformat(frame, format="bgr24", threads=1).to_ndarray()
-    quarter_turns = _quarter_turns(frame)
-    if quarter_turns:
-        return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
-    return pixels
 
 
 def _quarter_turns(frame: Any) -> int:

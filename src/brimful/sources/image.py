@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from brimful.vision.picture import Picture
 from brimful.vision.surface import Surface
 
 Pixels = NDArray[np.uint8]
 """uint8 (height, width, 3) in BGR order, as OpenCV has it."""
+
+
+Payload = str | Path | bytes | Pixels | Picture | Surface | Exception
+"""What a source brings of an image, see `SourceImage`."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,15 +27,16 @@ class SourceImage:
         index: Position in the source, from 0, without gaps; what a resumed job
             leaves out keeps its index.
         key: The name results carry: the path relative to the source, with forward slashes.
-        payload: The path of a file to read, encoded bytes, decoded pixels (on the device that the
-            source was given, too), or the reason why there is none. Sources of files give paths as
-            text: a Path an image is dear by the million.
+        payload: The path of a file to read, encoded bytes, decoded pixels, a picture of a video
+            that is to be converted or is on the device that the source was given, or the reason
+            why there is none. Sources of files give paths as text: a Path an image is dear by the
+            million.
         frame: Frame number within a video, from 0.
         pts_ms: Presentation time of the frame in milliseconds.
     """
 
     index: int
     key: str
-    payload: str | Path | bytes | Pixels | Surface | Exception
+    payload: Payload
     frame: int | None = None
     pts_ms: float | None = None
