@@ -87,3 +87,18 @@ def test_pictures_travel_as_pixels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.payload, converted(frame))
     convert(image)  # what is converted stays
     np.testing.assert_array_equal(image.payload, converted(frame))
+
+
+@pytest.mark.parametrize("size", [(64, 98), (66, 2), (2, 34), (50, 1922)])
+def test_widths_whose_rows_are_padded(size: tuple[int, int]) -> None:
+    frame = frame_of(size, 5)
+    found = Picture(frame, 0).pixels()
+    assert found.flags.c_contiguous
+    np.testing.assert_array_equal(found, converted(frame))
+
+
+def test_pixels_outlive_the_picture_and_the_next_conversion() -> None:
+    frames = [frame_of((96, 64), level) for level in range(0, 50, 10)]
+    found = [Picture(frame, 0).pixels() for frame in frames]
+    for pixels, frame in zip(found, frames, strict=True):
+        np.testing.assert_array_equal(pixels, converted(frame))

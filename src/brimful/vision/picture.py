@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brimful.errors import ImageError
-from brimful.extras import require
 
 _mine = threading.local()
 
@@ -41,7 +40,8 @@ class Picture:
         Raises:
             ImageError: FFmpeg cannot convert its pixel format.
         """
-        av = require("av", feature="reading videos", extra="video")
+        import av  # which is there: it has made the frame
+
         try:
             # One for all frames of a thread: each of its own would set FFmpeg's scaler up anew,
             # with a thread for every CPU, which takes longer than the decoding.
@@ -50,10 +50,12 @@ class Picture:
             converter = _mine.converter = av.video.reformatter.VideoReformatter()
         try:
             converted = converter.reformat(self._frame, format="bgr24", threads=1)
-            pixels: NDArray[np.uint8] = converted.to_ndarray()
         except (av.FFmpegError, ValueError) as error:
             name = self._frame.format.name
             raise ImageError(f"the frame's {name} pixels cannot be converted: {error}") from None
-        if self._quarter_turns:
-            return np.ascontiguousarray(np.rot90(pixels, self._quarter_turns))
-        return pixels
+        # PyAV's own arrays are copies, made while no other thread can run.
+        plane = converted.planes[0]
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        pixels = rows[: converted.height, : 3 * converted.width]
+        pixels = pixels.reshape(converted.height, converted.width, 3)
+        return np.ascontiguousarray(np.rot90(pixels, self._quarter_turns))

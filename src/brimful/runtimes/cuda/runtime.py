@@ -49,8 +49,8 @@ from brimful.vision.header import Header
 FILE_BYTES = 128 * 2**10
 """Of pinned memory for an image's file that are there from the start; more comes when needed."""
 
-LANES = 3
-"""Batches on the device: one computes, one is queued behind it, and one is being loaded."""
+LANES = 2
+"""Batches on the device: one computes, and one waits behind it or is being loaded."""
 
 DRIVERS = 2
 """Batches that are decoded and launched at the same time."""
