@@ -24,7 +24,7 @@ from brimful.vision.cuda.jpeg import JpegDecoder
 from brimful.vision.letterbox import letterbox
 from brimful.vision.postprocess import PostprocessConfig
 from model_files import saved
-from oracles import asset, pair_detections
+from oracles import asset, pair_detections, shared
 
 pytestmark = pytest.mark.gpu
 
@@ -69,6 +69,39 @@ def test_half_precision_finds_the_same_objects(precision: Precision, iou: float)
         detect(model, "cuda", precision), detect(model, "cpu"), iou=iou, score=0.15
     )
     assert report.paired_fraction > 0.9, report.complaints
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["yolo26n.yaml", "yolo26n-coco.pt"])
+def test_fused_kernels_are_no_further_from_fp32_than_pytorchs(
+    name: str, precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from brimful.runtimes.cuda.network import CudaNetwork
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    path = shared("models", name) if name.endswith(".pt") else saved(name)
+    photos = np.stack([cv2.resize(image, (640, 480)) for image in IMAGES])
+    images = torch.from_numpy(photos).cuda().flip(3).permute(0, 3, 1, 2) / 255
+
+    def read_by_the_head(precision: Precision, *, fused: bool) -> list[Any]:
+        network = CudaNetwork(
+            open_model(path, ModelOptions()), precision, torch.device("cuda:0"), fused=fused
+        )
+        read: list[Any] = []
+        network.head.register_forward_pre_hook(lambda module, inputs: read.extend(inputs[0]))
+        with torch.inference_mode():
+            network(images.to(network.dtype).contiguous(memory_format=torch.channels_last))
+        return [level.float() for level in read]
+
+    wanted = read_by_the_head("fp32", fused=False)
+    theirs = read_by_the_head(precision, fused=False)
+    ours = read_by_the_head(precision, fused=True)
+    assert len(wanted) == len(ours) == 3
+    for exact, plain, fused in zip(wanted, theirs, ours, strict=True):
+        error = (fused - exact).abs().mean()
+        assert 0 < error <= 1.5 * (plain - exact).abs().mean()
 
 
 def test_a_batch_agrees_with_single_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from brimful.models.checkpoint import load_checkpoint
 from brimful.models.model import Model
-from brimful.runtimes.cuda.fuse import Launcher, fuse
+from brimful.runtimes.cuda.fuse import fuse
+from brimful.runtimes.cuda.launcher import Launcher
 from brimful.runtimes.runtime import Precision
 from brimful.spec import ModelSpec
 
