@@ -7,15 +7,15 @@ memory, for only one of them runs at a time.
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from brimful.runtimes.cuda.capture import capture, new_pool
 from brimful.runtimes.cuda.forward import Network
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.streams import give_stream, take_stream
@@ -23,10 +23,9 @@ from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS
 from brimful.vision.cuda.masks import DeviceMasks, MaskBuffers
+from brimful.vision.cuda.memory import clear, zeros
 from brimful.vision.cuda.select import DeviceSelect
 from brimful.vision.heads.config import PostprocessConfig
-
-T = TypeVar("T")
 
 GRAPHS_KEPT = 64
 """Graphs a lane keeps; the least recently used goes."""
@@ -82,16 +81,16 @@ class Lane:
         self.fixed_batch = network.spec.fixed_batch
         self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
-        self.table = torch.zeros((capacity, COLUMNS), dtype=torch.int64, device=device)
+        self.table = zeros((capacity, COLUMNS), torch.int64, device)
         self.live_host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
-        self.live = torch.zeros(1, dtype=torch.int32, device=device)
+        self.live = zeros((1,), torch.int32, device)
         self._network = network.on(self.stream)
         self._device = device
         self._captures = techniques.graphs
         self._capacity = capacity
         self._masks = techniques.masks and network.spec.task == "segment"
         self._mask_buffers: MaskBuffers | None = None
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = new_pool()
         self._graphs: OrderedDict[tuple[Size, int], Graph] = OrderedDict()
         self._input = torch.empty(0, dtype=network.dtype, device=device)
 
@@ -124,7 +123,7 @@ class Lane:
         """Make room for the largest input, in values; graphs of a smaller buffer are dropped."""
         if values > self._input.numel():
             self._graphs.clear()
-            self._pool = torch.cuda.graph_pool_handle()  # the old one goes with its last graph
+            self._pool = new_pool()  # the old one goes with its last graph
             self._input = torch.empty(values, dtype=self._network.dtype, device=self._device)
             self._network.reserve(values)
 
@@ -147,9 +146,10 @@ class Lane:
             enabled=True, benchmark=not network.fused, deterministic=False, allow_tf32=False
         )
         self.stream.wait_stream(torch.cuda.current_stream())
-        self.live.fill_(bucket)
+        self.live_host[0] = bucket
         with flags, torch.cuda.stream(self.stream):
-            images.zero_()
+            self.live.copy_(self.live_host, non_blocking=True)
+            clear(images)
             network.compile(images)
             # Searches of libraries for their fastest kernel must not be captured.
             for _ in range(1 if network.fused else 3):
@@ -201,7 +201,7 @@ class Lane:
             return outputs, replay, None
         if not network.capturable:
             return outputs, *self._captured_selection(images, select, masks, outputs)
-        graph, outputs = self._recorded(forward)
+        graph, outputs = capture(forward, self._pool)
         return outputs, graph.replay, graph
 
     def _captured_selection(
@@ -224,27 +224,13 @@ class Lane:
             self.live.copy_(self.live_host, non_blocking=True)
             _launch(select, masks, outputs, self.live)
 
-        graph, _ = self._recorded(selection)
+        graph, _ = capture(selection, self._pool)
 
         def replay() -> None:
             network(images)
             graph.replay()
 
         return replay, graph
-
-    def _recorded(self, work: Callable[[], T]) -> tuple[Any, T]:
-        """Capture what a function launches; return the graph, and what the function returned."""
-        graph = torch.cuda.CUDAGraph()
-        # Other lanes and pinned allocations go on meanwhile: only this thread is restricted.
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-        try:
-            result = work()
-        except BaseException:
-            with contextlib.suppress(RuntimeError):  # what failed has invalidated the capture
-                graph.capture_end()
-            raise
-        graph.capture_end()
-        return graph, result
 
     def rates(self, canvas: Size) -> dict[int, float]:
         """Measure the images per second of each captured batch size of a canvas."""
@@ -267,7 +253,7 @@ class Lane:
     def close(self) -> None:
         """Drop the graphs, their memory and the stream; nothing may run on it."""
         self._graphs.clear()
-        self._mask_buffers = None
+        self._pool = self._mask_buffers = None
         self._input = torch.empty(0, device=self._device)
         give_stream(self.stream)
 
