@@ -101,10 +101,23 @@ THREE = ((8, 12), (4, 6), (2, 3))
         (((9, 16), (5, 8)), 33, 129),
     ],
 )
+@pytest.mark.parametrize("mean", [0.0, -9.0])
 def test_the_best_pairs_are_chosen_and_decoded(
-    sizes: tuple[tuple[int, int], ...], classes: int, max_det: int
+    sizes: tuple[tuple[int, int], ...], classes: int, max_det: int, mean: float
 ) -> None:
-    compare(*maps_of(sizes, 3, classes, seed=classes), max_det)
+    boxes, scores = maps_of(sizes, 3, classes, seed=classes)
+    compare(boxes, [score + mean for score in scores], max_det)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_last_bit_decides(sign: int) -> None:
+    boxes, scores = maps_of(THREE, 2, 3, seed=8)
+    bits = int(np.float32(1.0).view(np.int32))
+    close = [
+        sign * (bits + score.mul(20).int()).numpy().view(np.float32).copy() for score in scores
+    ]
+    found = compare(boxes, [torch.from_numpy(score) for score in close], 45)
+    assert len(np.unique(found[..., 4])) > 1
 
 
 def test_more_anchors_and_rows_than_are_looked_at_at_a_time(
@@ -135,15 +148,16 @@ def test_as_pytorch_chooses() -> None:
 @pytest.mark.parametrize("max_det", [1, 7, 40, 126])
 def test_of_equal_scores_the_first_anchor_and_class(max_det: int) -> None:
     boxes, scores = maps_of(THREE, 2, 4, seed=2)
-    coarse = [(score / 2).round() for score in scores]  # zeros of both signs, too
+    coarse = [(score / 2).round() for score in scores]
     assert len(np.unique(np.concatenate([c.flatten() for c in coarse]))) < 12
-    assert any(torch.signbit(c[c == 0]).any() for c in coarse)
     compare(boxes, coarse, max_det)
 
 
 def test_all_scores_equal() -> None:
     boxes, scores = maps_of(THREE, 1, 3, seed=3)
-    found = compare(boxes, [torch.zeros_like(score) for score in scores], 10)
+    zeros = [torch.copysign(torch.zeros(1), score) for score in scores]
+    assert 0 < sum(int(zero.signbit().sum()) for zero in zeros) < sum(map(torch.numel, zeros))
+    found = compare(boxes, zeros, 10)
     np.testing.assert_array_equal(found[0, :, 5], [0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
 
 

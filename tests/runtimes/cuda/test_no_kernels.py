@@ -57,11 +57,11 @@ def test_what_does_not_is_not() -> None:
     assert seen.computed == []
 
 
-def network() -> Any:
+def network(*, fused: bool = True) -> Any:
     from brimful.runtimes.cuda.network import CudaNetwork
 
     model = open_model(saved("yolo26n.yaml"), ModelOptions())
-    return CudaNetwork(model, "fp16", torch.device("cpu"))
+    return CudaNetwork(model, "fp16", torch.device("cpu"), fused=fused)
 
 
 def test_the_head() -> None:
@@ -112,7 +112,10 @@ def test_letterbox_and_selection() -> None:
     assert seen.computed == []
 
 
-def test_weights_are_laid_out_before_they_move(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fused", [True, False])
+def test_weights_are_laid_out_before_they_move(
+    fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What moves is laid out as it shall be there, for which a device would need a kernel."""
     moved: list[torch.Tensor] = []
     move = torch.nn.Module.to
@@ -124,8 +127,9 @@ def test_weights_are_laid_out_before_they_move(monkeypatch: pytest.MonkeyPatch) 
         return move(module, *where, **how)
 
     monkeypatch.setattr(torch.nn.Module, "to", to)
-    network()
+    network(fused=fused)
     assert len(moved) > 100
+    assert fused or sum(tensor.ndim == 4 for tensor in moved) > 50
     for tensor in moved:
         channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         assert channels_last if tensor.ndim == 4 else tensor.is_contiguous()
