@@ -93,6 +93,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     for module in (decoding, file_memory):
         monkeypatch.setattr(module, "torch", fake)
     monkeypatch.setattr(decoding, "copy_in", ctypes.memmove)
+    monkeypatch.setattr(
+        decoding, "zeros", lambda shape, dtype, device: torch.zeros(shape, dtype=dtype)
+    )
     return sizes
 
 

@@ -73,6 +73,7 @@ class Given(nn.Module):
 
 
 def test_the_head_selects_and_decodes_as_the_reference_does() -> None:
+    from brimful.runtimes.cuda.fuse import Launcher
     from brimful.runtimes.cuda.head import NmsFreeHead
 
     head = network(saved("yolo26n.yaml")).model[-1]
@@ -88,7 +89,7 @@ def test_the_head_selects_and_decodes_as_the_reference_does() -> None:
     raw = head(levels)
     wanted = raw[0] if isinstance(raw, tuple) else raw
     strides = [float(stride) for stride in head.stride]
-    mine = NmsFreeHead(list(head.one2one_cv2), list(head.one2one_cv3), strides, 50)
+    mine = NmsFreeHead(list(head.one2one_cv2), list(head.one2one_cv3), strides, 50, Launcher())
     assert wanted.shape == (3, 50, 6)
     torch.testing.assert_close(mine(levels), wanted, rtol=1e-6, atol=1e-5)
 

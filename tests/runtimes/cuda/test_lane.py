@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from brimful.runtimes.cuda import lane as lane_module
 from brimful.runtimes.cuda.driver import buckets
 from brimful.runtimes.cuda.lane import Lane
 
@@ -15,19 +16,17 @@ from brimful.runtimes.cuda.lane import Lane
 def lane_with(network: Any, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Lane:
     """Return a lane without a device, whose graphs tell what happens to them."""
 
-    class Graph:
-        def capture_begin(self, **options: Any) -> None:
-            said.append("begin")
+    def record(work: Any, pool: Any) -> tuple[Any, Any]:
+        assert pool == "pool"
+        said.append("begin")
+        result = work()
+        said.append("end")
+        return SimpleNamespace(replay=lambda: said.append("replay")), result
 
-        def capture_end(self) -> None:
-            said.append("end")
-
-        def replay(self) -> None:
-            said.append("replay")
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(lane_module, "capture", record)
     lane = Lane.__new__(Lane)
-    lane._network, lane._captures, lane._turns = network, True, SimpleNamespace(pool=None)
+    turns = SimpleNamespace(pool="pool")
+    lane._network, lane._captures, lane._turns = network, True, turns
     lane.live, lane.live_host = torch.zeros(1), torch.tensor([3.0])
     return lane
 
@@ -82,17 +81,3 @@ def test_nothing_to_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == []
     replay()
     assert said == ["network"]
-
-
-def test_a_capture_that_fails_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-
-    def fail(output: Any, live: Any) -> None:
-        raise RuntimeError("no such kernel")
-
-    network = network_saying(said, capturable=False)
-    lane = lane_with(network, monkeypatch, said)
-    select: Any = SimpleNamespace(launch=fail)
-    with pytest.raises(RuntimeError, match="no such kernel"):
-        lane._captured(torch.zeros(1, 3, 8, 8), select, None, network.outputs)
-    assert said == ["begin", "end"]

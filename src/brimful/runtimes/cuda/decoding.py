@@ -24,6 +24,7 @@ from brimful.vision.cuda.jpeg import (
     GOOD,
     JpegDecoder,
 )
+from brimful.vision.cuda.memory import zeros
 from brimful.vision.cuda.module import copy_in
 from brimful.vision.header import Header
 
@@ -66,9 +67,9 @@ class Decoding:
         self._files_memory = torch.empty(files, dtype=torch.uint8, device=device)
         self._staged = torch.empty(0, dtype=torch.uint8, pin_memory=True)
         self._table_host = torch.zeros((batch, COLUMNS), dtype=torch.int64, pin_memory=True)
-        self._table = torch.zeros((batch, COLUMNS), dtype=torch.int64, device=device)
+        self._table = zeros((batch, COLUMNS), torch.int64, device)
         self._statuses_host = torch.zeros(batch, dtype=torch.int32, pin_memory=True)
-        self._statuses = torch.zeros(batch, dtype=torch.int32, device=device)
+        self._statuses = zeros((batch,), torch.int32, device)
         self._finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._taken: dict[tuple[Size | None, tuple[int, int] | None], bool] = {}
 

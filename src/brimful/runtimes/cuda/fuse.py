@@ -54,7 +54,7 @@ def fuse(network: Any, launcher: Launcher, dtype: Any) -> Any:
                 setattr(module, name, fused)
     _replace(network, launcher, dtype)
     _delay_upsampling(network)
-    _replace_head(network)
+    _replace_head(network, launcher)
     return network
 
 
@@ -91,7 +91,7 @@ def _delay_upsampling(network: Any) -> None:
             _put_in_place(layers, str(i), Enlarge())
 
 
-def _replace_head(network: Any) -> None:
+def _replace_head(network: Any, launcher: Launcher) -> None:
     """Replace an NMS-free detection head whose branches are fused to their ends."""
     head = network.model[-1]
     boxes: Any = getattr(head, "one2one_cv2", None)
@@ -102,7 +102,7 @@ def _replace_head(network: Any) -> None:
         return
     if all(isinstance(branch[-1], FusedConv) for branch in (*boxes, *scores)):
         strides = [float(stride) for stride in head.stride]
-        fused = NmsFreeHead(list(boxes), list(scores), strides, int(head.max_det))
+        fused = NmsFreeHead(list(boxes), list(scores), strides, int(head.max_det), launcher)
         _put_in_place(network.model, str(len(network.model) - 1), fused)
 
 

@@ -8,17 +8,27 @@ class among these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from brimful.runtimes.cuda.conv import Launch
+from brimful.runtimes.cuda.pairs import best_pairs, best_scores
+from brimful.spec import Size
 
 
 class NmsFreeHead(nn.Module):
     """Detection without NMS; distances of box sides are plain numbers, not distributions."""
 
     def __init__(
-        self, boxes: list[nn.Module], scores: list[nn.Module], strides: list[float], max_det: int
+        self,
+        boxes: list[nn.Module],
+        scores: list[nn.Module],
+        strides: list[float],
+        max_det: int,
+        launcher: Callable[[Launch], None],
     ) -> None:
         """Take the branches of a head.
 
@@ -27,6 +37,7 @@ class NmsFreeHead(nn.Module):
             scores: Likewise, of as many channels as there are classes.
             strides: Pixels of each level's cells.
             max_det: Rows to return at most.
+            launcher: Runs the kernels.
         """
         super().__init__()
         self.boxes, self.scores = nn.ModuleList(boxes), nn.ModuleList(scores)
@@ -34,43 +45,51 @@ class NmsFreeHead(nn.Module):
         self.classes = int(last[-1].channels_out)
         self.strides = strides
         self.max_det = max_det
+        self._launcher = launcher
+        # Graphs read these: they stay.
+        self._tables: dict[tuple[Size, ...], Tensor] = {}
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """Return float32 (batch, rows, 6), `x1 y1 x2 y2 score class`, best first."""
-        batch = levels[0].shape[0]
-        cells = [level.shape[2] * level.shape[3] for level in levels]
+        """Return float32 (batch, rows, 6), `x1 y1 x2 y2 score class`, best first.
+
+        Of equal scores the lower anchor comes first, then the lower class; NaN comes last.
+        """
+        batch, device = levels[0].shape[0], levels[0].device
+        sizes = tuple((level.shape[2], level.shape[3]) for level in levels)
+        cells = sum(height * width for height, width in sizes)
         classes = self.classes
-        make: dict[str, Any] = {"dtype": torch.float32, "device": levels[0].device}
-        distances = torch.empty((batch, sum(cells), 4), **make)
-        logits = torch.empty((batch, sum(cells), classes), **make)
+        rows = min(self.max_det, cells)
+
+        def make(*shape: int, dtype: Any = torch.int32) -> Tensor:
+            return torch.empty((batch, *shape), dtype=dtype, device=device)
+
+        distances = make(cells, 4, dtype=torch.float32)
+        logits = make(cells, classes, dtype=torch.float32)
         start = 0
-        for level, count, box, score in zip(levels, cells, self.boxes, self.scores, strict=True):
-            size = (level.shape[2], level.shape[3])
+        for level, size, box, score in zip(levels, sizes, self.boxes, self.scores, strict=True):
             _run(box, level, _as_map(distances, start, size))
             _run(score, level, _as_map(logits, start, size))
-            start += count
-        rows = min(self.max_det, sum(cells))
-        anchor = logits.amax(2).topk(rows, 1).indices
-        chosen = logits.gather(1, anchor[:, :, None].expand(-1, -1, classes)).flatten(1)
-        best, pair = chosen.topk(rows, 1)
-        anchor = anchor.gather(1, pair // classes)
-        centre, stride = self._cells(levels)
-        near, far = distances.gather(1, anchor[:, :, None].expand(-1, -1, 4)).chunk(2, 2)
-        corners = torch.cat((centre[anchor] - near, centre[anchor] + far), 2) * stride[anchor]
-        rest = torch.stack((best.sigmoid(), (pair % classes).float()), 2)
-        return torch.cat((corners, rest), 2)
+            start += size[0] * size[1]
+        out = make(rows, 6, dtype=torch.float32)
+        if rows == 0:
+            return out
+        best = make(cells)
+        work = make(rows), make(rows * classes), make(rows * classes)
+        self._launcher(best_scores(logits, best))
+        table = self._table(sizes, device)
+        self._launcher(best_pairs(best, logits, distances, table, work, out))
+        return out
 
-    def _cells(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the centre (cells, 2) `x y` in cells, and the stride (cells, 1), of each cell."""
-        centres, strides = [], []
-        for level, stride in zip(levels, self.strides, strict=True):
-            height, width = level.shape[2], level.shape[3]
-            x = torch.arange(width, device=level.device, dtype=torch.float32) + 0.5
-            y = torch.arange(height, device=level.device, dtype=torch.float32) + 0.5
-            grid = torch.stack((x.repeat(height), y.repeat_interleave(width)), 1)
-            centres.append(grid)
-            strides.append(torch.full_like(grid[:, :1], stride))
-        return torch.cat(centres), torch.cat(strides)
+    def _table(self, sizes: tuple[Size, ...], device: Any) -> Tensor:
+        """Return where the levels begin, how wide they are, and their strides."""
+        table = self._tables.get(sizes)
+        if table is None:
+            rows, start = [], 0
+            for (height, width), stride in zip(sizes, self.strides, strict=True):
+                rows.append((float(start), float(width), stride))
+                start += height * width
+            table = self._tables[sizes] = torch.tensor(rows, dtype=torch.float32).to(device)
+        return table
 
 
 def _run(branch: Any, x: Tensor, out: Tensor) -> None:
@@ -80,7 +99,7 @@ def _run(branch: Any, x: Tensor, out: Tensor) -> None:
     branch[-1](x, out)
 
 
-def _as_map(rows: Tensor, start: int, size: tuple[int, int]) -> Tensor:
+def _as_map(rows: Tensor, start: int, size: Size) -> Tensor:
     """Return rows (batch, cells, channels) of a level as (batch, channels, height, width)."""
     height, width = size
     part = rows[:, start : start + height * width]

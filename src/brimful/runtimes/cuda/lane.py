@@ -8,15 +8,15 @@ lanes take `Turns`, so all graphs share the memory for what a network computes o
 
 from __future__ import annotations
 
-import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from brimful.runtimes.cuda.capture import capture
 from brimful.runtimes.cuda.forward import Network
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.streams import give_stream, take_stream
@@ -25,10 +25,9 @@ from brimful.runtimes.cuda.turns import Turns
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS
 from brimful.vision.cuda.masks import DeviceMasks, MaskBuffers
+from brimful.vision.cuda.memory import clear, zeros
 from brimful.vision.cuda.select import DeviceSelect
 from brimful.vision.heads.config import PostprocessConfig
-
-T = TypeVar("T")
 
 GRAPHS_KEPT = 64
 """Graphs a lane keeps; the least recently used goes."""
@@ -86,9 +85,9 @@ class Lane:
         self.fixed_batch = network.spec.fixed_batch
         self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
-        self.table = torch.zeros((capacity, COLUMNS), dtype=torch.int64, device=device)
+        self.table = zeros((capacity, COLUMNS), torch.int64, device)
         self.live_host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
-        self.live = torch.zeros(1, dtype=torch.int32, device=device)
+        self.live = zeros((1,), torch.int32, device)
         self._network = network.on(self.stream)
         self._device = device
         self._captures = techniques.graphs
@@ -128,7 +127,6 @@ class Lane:
         """Make room for the largest input, in values; graphs of a smaller buffer are dropped."""
         if values > self._input.numel():
             self._graphs.clear()
-            self._turns.reserve(values)
             self._input = torch.empty(values, dtype=self._network.dtype, device=self._device)
             self._network.reserve(values)
 
@@ -153,9 +151,10 @@ class Lane:
         shared = self._captures and network.capturable
         stream = self._turns.stream if shared else self.stream
         stream.wait_stream(torch.cuda.current_stream())
-        self.live.fill_(bucket)
+        self.live_host[0] = bucket
         with self._turns.capturing, flags, torch.cuda.stream(stream):
-            images.zero_()
+            self.live.copy_(self.live_host, non_blocking=True)
+            clear(images)
             network.compile(images)
             # Searches of libraries for their fastest kernel must not be captured.
             for _ in range(1 if network.fused else 3):
@@ -207,7 +206,7 @@ class Lane:
             return outputs, replay, None
         if not network.capturable:
             return outputs, *self._captured_selection(images, select, masks, outputs)
-        graph, outputs = self._recorded(forward)
+        graph, outputs = capture(forward, self._turns.pool)
         return outputs, graph.replay, graph
 
     def _captured_selection(
@@ -230,27 +229,13 @@ class Lane:
             self.live.copy_(self.live_host, non_blocking=True)
             _launch(select, masks, outputs, self.live)
 
-        graph, _ = self._recorded(selection)
+        graph, _ = capture(selection, self._turns.pool)
 
         def replay() -> None:
             network(images)
             graph.replay()
 
         return replay, graph
-
-    def _recorded(self, work: Callable[[], T]) -> tuple[Any, T]:
-        """Capture what a function launches; return the graph, and what the function returned."""
-        graph = torch.cuda.CUDAGraph()
-        # Other lanes and pinned allocations go on meanwhile: only this thread is restricted.
-        graph.capture_begin(pool=self._turns.pool, capture_error_mode="thread_local")
-        try:
-            result = work()
-        except BaseException:
-            with contextlib.suppress(RuntimeError):  # what failed has invalidated the capture
-                graph.capture_end()
-            raise
-        graph.capture_end()
-        return graph, result
 
     def rates(self, canvas: Size) -> dict[int, float]:
         """Measure the images per second of each captured batch size of a canvas."""

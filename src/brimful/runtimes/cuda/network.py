@@ -62,7 +62,8 @@ class CudaNetwork:
         # warm-up, and each graph keeps its own.
         if hasattr(self.head, "dynamic"):
             self.head.dynamic = False
-        self._network: Any = network.to(device, memory_format=torch.channels_last)
+        # Laid out on the CPU: the device then only gets copies, for which it needs no kernel.
+        self._network: Any = network.to(memory_format=torch.channels_last).to(device)
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Run images (batch, channels, height, width), 0 to 1, channels-last, in `dtype`.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from brimful.errors import ModelError
 from brimful.runtimes.cuda.provider import running_failed
+from brimful.vision.cuda.memory import zeros
 
 if TYPE_CHECKING:
     from brimful.runtimes.cuda.onnx_network import OnnxNetwork
@@ -185,7 +186,7 @@ class OnnxForward:
         values = math.prod(shape)
         memory = self._memory.get(name)
         if memory is None or memory.numel() < values:
-            memory = torch.zeros(values, dtype=dtype, device=self._device)
+            memory = zeros((values,), dtype, self._device)
             self._memory[name] = memory
         return memory[:values].view(tuple(shape))
 
@@ -211,7 +212,7 @@ class OnnxForward:
         if shape not in self._shapes:
             session = self._session_for(shape)
             binding = session.io_binding()
-            blank = torch.zeros(shape, dtype=self.dtype, device=self._device)
+            blank = zeros(shape, self.dtype, self._device)
             self._bind_input(binding, blank)
             for port in self._outputs:
                 binding.bind_output(port.name, **self._place())

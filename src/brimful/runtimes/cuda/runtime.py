@@ -43,6 +43,7 @@ from brimful.runtimes.runtime import (
 from brimful.runtimes.torch_eager import cuda_device
 from brimful.spec import ModelSpec, Size
 from brimful.vision.cuda.jpeg import JpegDecoder
+from brimful.vision.cuda.memory import zeros
 from brimful.vision.decode import MemoryFor
 from brimful.vision.header import Header
 
@@ -295,9 +296,8 @@ class TorchCudaRuntime:
     def _wake_libraries(self) -> None:
         """Run the network once, so that libraries take what memory they take."""
         side = 2 * self.spec.stride
-        shape = (1, self.spec.channels, side, side)
-        blank = torch.zeros(shape, dtype=self._network.dtype, device=self._device)
-        images = blank.contiguous(memory_format=torch.channels_last)
+        shape = (1, side, side, self.spec.channels)
+        images = zeros(shape, self._network.dtype, self._device).permute(0, 3, 1, 2)
         forward = self._network.on(torch.cuda.current_stream(self._device))
         forward.compile(images)
         forward(images)

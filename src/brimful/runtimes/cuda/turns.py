@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
+from brimful.runtimes.cuda.capture import new_pool
 from brimful.runtimes.cuda.streams import give_stream, take_stream
 
 
@@ -23,8 +22,8 @@ class Turns:
     Attributes:
         stream: To capture on: PyTorch gives memory only to the stream that it was taken on before.
         capturing: Held while something is captured there.
-        pool: Handle of the memory to capture with. A graph may overwrite what another one's
-            forward left there, once that one's turn is over.
+        pool: Of the memory to capture with. A graph may overwrite what another one's forward left
+            there, once that one's turn is over.
     """
 
     def __init__(self, device: Any) -> None:
@@ -35,20 +34,9 @@ class Turns:
         """
         self.stream: Any = take_stream(device)
         self.capturing = threading.Lock()
-        self.pool: Any = torch.cuda.graph_pool_handle()
-        self._values = 0
+        self.pool: Any = new_pool()
         self._lock = threading.Lock()
         self._last: Any = None
-
-    def reserve(self, values: int) -> None:
-        """Give graphs of larger inputs memory of their own: the old one goes with its last graph.
-
-        Args:
-            values: Of the largest input from now on.
-        """
-        if values > self._values:
-            self._values = values
-            self.pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
     def next(self, stream: Any, finished: Any) -> Iterator[None]:
@@ -69,5 +57,6 @@ class Turns:
                 self._last = finished
 
     def close(self) -> None:
-        """Give the stream back; nothing may run on it."""
+        """Give stream and memory back; nothing may run on it."""
+        self.pool = None  # goes with the last graph
         give_stream(self.stream)

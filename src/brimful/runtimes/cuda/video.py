@@ -21,6 +21,7 @@ from brimful.runtimes.cuda.techniques import Techniques
 from brimful.runtimes.video import TakeFrame, VideoRefusedError
 from brimful.spec import ModelSpec
 from brimful.vision.cuda.letterbox import upright
+from brimful.vision.cuda.memory import zeros
 from brimful.vision.cuda.nv12 import Colour, pitch_of, to_bgr
 from brimful.vision.surface import Surface
 
@@ -91,7 +92,7 @@ class CudaVideo:
         try:
             with torch.cuda.device(self._device):
                 # A thread has no current context before it launches something.
-                torch.zeros(1, device=self._device)
+                zeros((1,), torch.uint8, self._device)
                 return av.open(path, hwaccel=chosen)
         except av.FFmpegError as error:  # of the file or of the driver: the CPU finds out which
             reason = error.strerror or str(error)

@@ -23,6 +23,7 @@ from brimful.vision.cuda.mask_changes import (
     place_masks,
 )
 from brimful.vision.cuda.mask_text import measure_text, write_text
+from brimful.vision.cuda.memory import zeros
 from brimful.vision.geometry import Geometry
 from brimful.vision.heads.encoded_masks import NOT_ENCODED, EncodedMasks
 from brimful.vision.masks import Axis, axes
@@ -70,7 +71,7 @@ class MaskBuffers:
         self.images, self.limit = images, limit
 
         def make(*shape: int, dtype: Any = torch.int32) -> Any:
-            return torch.zeros(shape, dtype=dtype, device=device)
+            return zeros(shape, dtype, device)
 
         self.rows = make(images * limit, width, dtype=torch.float32)
         self.counts = make(2, images)

@@ -13,6 +13,7 @@ from brimful.detections import IntArray
 from brimful.errors import ModelError
 from brimful.spec import ModelSpec
 from brimful.vision.cuda.candidates import KEY_BITS, find_candidates, keep_best
+from brimful.vision.cuda.memory import clear, zeros
 from brimful.vision.cuda.nms import suppress_greedily, suppress_rotated
 from brimful.vision.cuda.rows import pick_rows, write_rows
 from brimful.vision.heads.config import PostprocessConfig
@@ -89,17 +90,17 @@ class DeviceSelect:
             "yolov5": (candidates, 5 + spec.classes + spec.extra),
         }
         self._shape = (batch, *heads[spec.head])
-        self._wanted = torch.zeros(1, dtype=torch.int8, device=device)
+        self._wanted = zeros((1,), torch.int8, device)
         if config.classes is not None:
             table = np.zeros(max((spec.classes, *(c + 1 for c in config.classes))), np.int8)
             table[list(config.classes)] = 1
             self._wanted = torch.from_numpy(table).to(device)
-        self._found = torch.zeros(batch, dtype=torch.int32, device=device)
-        self._kept = torch.zeros((batch, self._limit), dtype=torch.int64, device=device)
-        self._kept_count = torch.zeros(batch, dtype=torch.int32, device=device)
+        self._found = zeros((batch,), torch.int32, device)
+        self._kept = zeros((batch, self._limit), torch.int64, device)
+        self._kept_count = zeros((batch,), torch.int32, device)
         lists = {"nms_free": 0}.get(spec.head, 2 if spec.task == "obb" else 1)
-        self._keys = torch.zeros((lists, batch, candidates), dtype=torch.int64, device=device)
-        self._block = torch.zeros((batch, BLOCK), dtype=torch.int64, device=device)
+        self._keys = zeros((lists, batch, candidates), torch.int64, device)
+        self._block = zeros((batch, BLOCK), torch.int64, device)
         # Kernels write straight into pinned memory: what is not a detection never travels.
         pinned = {"pin_memory": device.type == "cuda"}
         width = 6 + spec.extra
@@ -203,7 +204,7 @@ class DeviceSelect:
         )
         block, classes, warps = TILES[spec.head]
         keys = self._keys[0]
-        self._found.zero_()
+        clear(self._found)
         find_candidates[(triton.cdiv(anchors, block), batch)](
             output,
             live,

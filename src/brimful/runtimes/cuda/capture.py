@@ -1,0 +1,106 @@
+"""Capture: what was launched on a stream, as a CUDA graph that is launched again in one call.
+
+PyTorch has this, too, but up to 2.11 its `CUDAGraph` starts by filling the state of its random
+numbers: two kernels, the first of its own in an engine of fused ones, which would take memory for
+all their code. Here the driver is asked directly (docs.nvidia.com/cuda/cuda-driver-api, graph
+management); PyTorch's allocator sees that a stream captures, whoever made it do so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from brimful.errors import RuntimeFailedError
+from brimful.vision.cuda.module import load_driver
+
+T = TypeVar("T")
+
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+
+
+def new_pool() -> Any:
+    """Return a pool of device memory for graphs that never run at the same time."""
+    return torch.cuda.MemPool()
+
+
+def capture(work: Callable[[], T], pool: Any) -> tuple[Capture, T]:
+    """Capture what a function launches on the current stream, without running it.
+
+    Other threads go on meanwhile and may allocate; this one must do nothing that waits.
+
+    Args:
+        work: Launches; what it allocates comes from the pool.
+        pool: From `new_pool`. What was allocated and freed while one graph was captured serves the
+            next one.
+
+    Returns:
+        The graph, and what the function returned.
+
+    Raises:
+        RuntimeFailedError: The driver refuses, as when something waited.
+        Exception: What the function raised.
+    """
+    stream = torch.cuda.current_stream()
+    handle = ctypes.c_void_p(stream.cuda_stream)
+    driver = load_driver()
+    with torch.cuda.use_mem_pool(pool, stream.device):
+        _check("beginning", driver.cuStreamBeginCapture_v2(handle, _THREAD_LOCAL))
+        graph = ctypes.c_void_p()
+        try:
+            result = work()
+        except BaseException:
+            driver.cuStreamEndCapture(handle, ctypes.byref(graph))
+            if graph:
+                driver.cuGraphDestroy(graph)
+            raise
+        _check("ending", driver.cuStreamEndCapture(handle, ctypes.byref(graph)))
+    launchable = ctypes.c_void_p()
+    try:
+        instantiate = driver.cuGraphInstantiateWithFlags
+        flags = ctypes.c_ulonglong(0)
+        _check("finishing", instantiate(ctypes.byref(launchable), graph, flags))
+    finally:
+        driver.cuGraphDestroy(graph)
+    return Capture(launchable, pool), result
+
+
+class Capture:
+    """A graph, and the memory that it works in. Dropping it frees both."""
+
+    def __init__(self, launchable: ctypes.c_void_p, pool: Any) -> None:
+        """Own a graph that can be launched.
+
+        Args:
+            launchable: The driver's handle.
+            pool: Where its memory comes from.
+        """
+        self._launchable = launchable
+        self._launch = load_driver().cuGraphLaunch
+        # The graph goes before the memory that it names.
+        finalizer = weakref.finalize(self, _destroy, launchable, pool)
+        finalizer.atexit = False
+
+    def replay(self) -> None:
+        """Queue it on the current stream.
+
+        Raises:
+            RuntimeFailedError: The driver refuses.
+        """
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        status = self._launch(self._launchable, stream)
+        if status:
+            raise RuntimeFailedError(f"the launch of a graph failed: CUDA error {status}")
+
+
+def _destroy(launchable: ctypes.c_void_p, pool: Any) -> None:
+    load_driver().cuGraphExecDestroy(launchable)
+
+
+def _check(doing: str, status: int) -> None:
+    if status:
+        raise RuntimeFailedError(f"{doing} a capture failed: CUDA error {status}")

@@ -1,0 +1,184 @@
+"""What a capture asks of the driver, in which order, and what it leaves; a GPU runs it for real."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from brimful.errors import RuntimeFailedError
+from brimful.runtimes.cuda import capture as capture_module
+from brimful.runtimes.cuda.capture import capture, new_pool
+
+STREAM, GRAPH, LAUNCHABLE = 0x51, 0x61, 0x71
+DONE = [
+    "into the pool",
+    "begin",
+    "work",
+    "end",
+    "out of the pool",
+    "instantiate",
+    "destroy graph",
+]
+
+
+class Driver:
+    """The driver's calls, with the handles that they must be given."""
+
+    def __init__(self, said: list[str], failing: str = "") -> None:
+        self._said, self._failing = said, failing
+        self.graph = GRAPH
+
+    def _answer(self, call: str) -> int:
+        self._said.append(call)
+        return 900 if call == self._failing else 0
+
+    def cuStreamBeginCapture_v2(self, stream: Any, mode: int) -> int:
+        assert (stream.value, mode) == (STREAM, 1)  # of this thread alone
+        return self._answer("begin")
+
+    def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:
+        assert stream.value == STREAM
+        graph._obj.value = self.graph
+        return self._answer("end")
+
+    def cuGraphInstantiateWithFlags(self, launchable: Any, graph: Any, flags: Any) -> int:
+        assert (graph.value, flags.value, ctypes.sizeof(flags)) == (GRAPH, 0, 8)
+        launchable._obj.value = LAUNCHABLE
+        return self._answer("instantiate")
+
+    def cuGraphDestroy(self, graph: Any) -> int:
+        assert graph.value == GRAPH
+        return self._answer("destroy graph")
+
+    def cuGraphLaunch(self, launchable: Any, stream: Any) -> int:
+        assert (launchable.value, stream.value) == (LAUNCHABLE, STREAM)
+        return self._answer("launch")
+
+    def cuGraphExecDestroy(self, launchable: Any) -> int:
+        assert launchable.value == LAUNCHABLE
+        return self._answer("destroy launchable")
+
+
+Start = Callable[..., tuple[Driver, list[str]]]
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Stand in for the driver and for PyTorch's stream and pools."""
+
+    def prepare(failing: str = "") -> tuple[Driver, list[str]]:
+        said: list[str] = []
+        driver = Driver(said, failing)
+
+        @contextlib.contextmanager
+        def use(pool: Any, device: Any) -> Iterator[None]:
+            assert (pool, device) == ("pool", "device")
+            said.append("into the pool")
+            try:
+                yield
+            finally:
+                said.append("out of the pool")
+
+        stream = SimpleNamespace(cuda_stream=STREAM, device="device")
+        monkeypatch.setattr(capture_module, "load_driver", lambda: driver)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+        monkeypatch.setattr(torch.cuda, "use_mem_pool", use)
+        return driver, said
+
+    return prepare
+
+
+def work_of(said: list[str]) -> Callable[[], str]:
+    def work() -> str:
+        said.append("work")
+        return "result"
+
+    return work
+
+
+def test_a_graph_is_captured_launched_and_freed(start: Start) -> None:
+    _, said = start()
+    graph, result = capture(work_of(said), "pool")
+    assert (result, said) == ("result", DONE)
+    said.clear()
+    graph.replay()
+    graph.replay()
+    assert said == ["launch", "launch"]
+    del graph
+    gc.collect()
+    assert said == ["launch", "launch", "destroy launchable"]
+
+
+@pytest.mark.parametrize("left", [GRAPH, None])
+def test_work_that_fails_ends_the_capture(left: int | None, start: Start) -> None:
+    driver, said = start()
+    driver.graph = left  # what failed may have invalidated the capture
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        capture(fail, "pool")
+    kept = ["destroy graph"] if left else []
+    assert said == ["into the pool", "begin", "end", *kept, "out of the pool"]
+
+
+@pytest.mark.parametrize(
+    ("failing", "told", "until"),
+    [
+        ("begin", "beginning a capture", ["into the pool", "begin", "out of the pool"]),
+        ("end", "ending a capture", [*DONE[:5]]),
+        ("instantiate", "finishing a capture", DONE),
+    ],
+)
+def test_a_driver_that_refuses(failing: str, told: str, until: list[str], start: Start) -> None:
+    _, said = start(failing)
+    with pytest.raises(RuntimeFailedError, match=f"{told} failed: CUDA error 900"):
+        capture(work_of(said), "pool")
+    assert said == until
+
+
+def test_a_launch_that_fails_is_told(start: Start) -> None:
+    _, said = start("launch")
+    graph, _ = capture(work_of(said), "pool")
+    with pytest.raises(RuntimeFailedError, match="launch of a graph failed: CUDA error 900"):
+        graph.replay()
+
+
+@pytest.mark.gpu
+def test_a_graph_computes_anew_and_its_memory_serves_the_next() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    source = torch.arange(4096.0, device=device)
+    stream, pool = torch.cuda.Stream(), new_pool()
+    torch.cuda.synchronize()
+
+    def work() -> Any:
+        return (source * 2.0 + 1.0).sum()
+
+    with torch.cuda.stream(stream):
+        work()
+        stream.synchronize()
+        first, total = capture(work, pool)
+        before = torch.cuda.memory_reserved()
+        second, other = capture(work, pool)
+        assert torch.cuda.memory_reserved() == before
+        for factor in (1.0, 3.0):
+            source.copy_(factor * torch.arange(4096.0))
+            first.replay()
+            second.replay()
+            stream.synchronize()
+            wanted = 2.0 * factor * 4095 * 4096 / 2 + 4096
+            assert (total.item(), other.item()) == pytest.approx((wanted, wanted), rel=1e-5)
+    with torch.cuda.stream(stream):
+        with pytest.raises(RuntimeError):
+            capture(stream.synchronize, pool)  # what waits cannot be captured
+        first.replay()  # and does no harm
+        stream.synchronize()
+    assert total.item() == pytest.approx(wanted, rel=1e-5)
