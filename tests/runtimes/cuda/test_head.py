@@ -188,6 +188,23 @@ def test_neighbours_change_no_bit() -> None:
         assert alone.tobytes() == together[image : image + 1].tobytes()
 
 
+def test_every_image_works_in_memory_of_its_own() -> None:
+    """Programs run at the same time on a device, and one after the other in the interpreter."""
+    from brimful.runtimes.cuda.pairs import best_pairs, best_scores
+
+    logits = torch.randn(3, 40, 6, generator=torch.Generator().manual_seed(10)).to(DEVICE)
+    best = torch.zeros(3, 40, dtype=torch.int32, device=DEVICE)
+    sizes = (10, 60, 60)
+    work = tuple(torch.full((3, size), -7, dtype=torch.int32, device=DEVICE) for size in sizes)
+    distances, out = torch.zeros(3, 40, 4, device=DEVICE), torch.zeros(3, 10, 6, device=DEVICE)
+    table = torch.tensor([[0.0, 8.0, 8.0]], device=DEVICE)
+    best_scores(logits, best).run()
+    best_pairs(best, logits, distances, table, (work[0], work[1], work[2]), out).run()
+    assert not (work[0] == -7).any()
+    for part in work[1:]:  # at least as many pairs reach the bound as there are rows
+        assert not (part[:, :10] == -7).any()
+
+
 def test_a_head_serves_many_sizes_and_many_batches() -> None:
     first, second = maps_of(THREE, 2, 5, seed=6), maps_of(((4, 4), (2, 2), (1, 1)), 3, 5, seed=7)
     head = head_of(*first, 20)
