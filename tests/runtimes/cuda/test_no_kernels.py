@@ -6,7 +6,6 @@ run in Triton's interpreter; tests/runtimes/test_cuda_kernels.py looks at a devi
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -77,11 +76,6 @@ def test_the_head() -> None:
     assert seen.computed == []
 
 
-@pytest.mark.xfail(
-    find_spec("brimful.runtimes.cuda.attention") is None,
-    reason="attention is PyTorch's",
-    strict=True,
-)
 def test_the_whole_network() -> None:
     fused = network()
     images = torch.rand(1, 3, 32, 64).half().contiguous(memory_format=torch.channels_last)
