@@ -8,7 +8,7 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     for (int i = 0; i < count; i++) {
         const i64* image = images + (i64)i * COLUMNS;
         const Work work = work_of(image);
-        int t, any = 1;
+        int t, any = 1, lacking[THREADS];
         u8 moved[THREADS];
         rounds[i] = 0;
         read_segments(block, image, &work);
@@ -21,21 +21,26 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
         }
         if (block->status == GOOD) {
             for (t = 0; t < THREADS; t++) fill_tables(block, &work, t);
+            for (t = 0; t < THREADS; t++) join_symbols(block, t);
             lay_out(block, &work);
         }
         if (block->status == GOOD) {
             for (t = 0; t < THREADS; t++) gather(block, &work, t);
             for (t = 0; t < THREADS; t++) clear(&work, t);
-            for (t = 0; t < THREADS; t++) read_first(block, &work, t);
+            for (t = 0; t < THREADS; t++) moved[t] = (u8)begin(block, t);
             for (; any; rounds[i]++) {
-                for (t = 0, any = 0; t < THREADS; t++) any |= moved[t] = (u8)is_moved(block, t);
                 for (t = 0; t < THREADS; t++)
-                    if (moved[t]) read_again(block, &work, t);
+                    if (moved[t]) read_on(block, &work, t);
+                for (t = 0, any = 0; t < THREADS; t++) any |= moved[t] = (u8)is_moved(block, t);
             }
-            for (t = 0; t < THREADS; t++) sum_groups(block, t);
-            sum_up(block);
-            if (block->status == GOOD)
-                for (t = 0; t < THREADS; t++) store(block, &work, t);
+            for (t = 0; t < THREADS; t++) count_groups(block, t);
+            count_up(block);
+            if (block->status == GOOD) {
+                for (t = 0; t < THREADS; t++) lacking[t] = store(block, &work, t);
+                for (t = 0; t < THREADS; t++) sum_groups(block, t);
+                sum_up(block);
+                for (t = 0; t < THREADS; t++) add_before(block, &work, t, lacking[t]);
+            }
         }
         statuses[i] = block->status;
         if (block->status != GOOD) continue;

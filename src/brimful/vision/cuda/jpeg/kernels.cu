@@ -19,6 +19,7 @@ read_scans(const i64* images, int* statuses, int* told) {
     if (block.status == GOOD) {
         fill_tables(&block, &work, thread);
         __syncthreads();
+        join_symbols(&block, thread);
         if (thread == 0) lay_out(&block, &work);
     }
     __syncthreads();
@@ -28,19 +29,28 @@ read_scans(const i64* images, int* statuses, int* told) {
     __syncthreads();
     if (good) {
         clear(&work, thread);
-        read_first(&block, &work, thread);
-        __syncthreads();
-        int moved = is_moved(&block, thread);
-        while (__syncthreads_or(moved)) {
-            if (moved) read_again(&block, &work, thread);
+        __syncthreads(); // `kept` lies where `totals` does
+        int moved = begin(&block, thread);
+        do {
+            if (moved) read_on(&block, &work, thread);
             __syncthreads();
             moved = is_moved(&block, thread);
+        } while (__syncthreads_or(moved));
+        count_groups(&block, thread);
+        __syncthreads();
+        if (thread == 0) count_up(&block);
+        __syncthreads();
+        good = block.status == GOOD;
+        __syncthreads();
+        if (good) {
+            int lacking = store(&block, &work, thread);
+            __syncthreads();
+            sum_groups(&block, thread);
+            __syncthreads();
+            if (thread == 0) sum_up(&block);
+            __syncthreads();
+            add_before(&block, &work, thread, lacking);
         }
-        sum_groups(&block, thread);
-        __syncthreads();
-        if (thread == 0) sum_up(&block);
-        __syncthreads();
-        if (block.status == GOOD) store(&block, &work, thread);
     }
     __syncthreads();
     if (thread == 0) statuses[blockIdx.x] = told[blockIdx.x] = block.status;
