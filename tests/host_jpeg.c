@@ -45,11 +45,11 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
         statuses[i] = block->status;
         if (block->status != GOOD) continue;
         for (int index = 0;; index++) {
-            int between[72], component = 0, pitch = 0;
-            u8* samples = samples_of(image, index, &component, &pitch);
+            int between[72], component = 0, pitch = 0, at = 0;
+            u8* samples = samples_of(image, index, &component, &pitch, &at);
             if (!samples) break;
             for (t = 0; t < 8; t++)
-                if (columns_of(work.coefficients + (i64)index * 64,
+                if (columns_of(work.coefficients + (i64)at * 64,
                                work.quantisers + 64 * component, t, between))
                     statuses[i] = DAMAGED;
             for (t = 0; t < 8; t++) rows_of(between + 9 * t, samples + (i64)t * pitch);

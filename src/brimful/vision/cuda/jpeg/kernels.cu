@@ -62,13 +62,13 @@ extern "C" __global__ void __launch_bounds__(256)
 transform_blocks(const i64* images, int* statuses, int* told) {
     __shared__ int between[32][72];
     const i64* image = images + (i64)blockIdx.y * COLUMNS;
-    int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8, component = 0, pitch = 0;
+    int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8, component = 0, pitch = 0, at = 0;
     int index = (int)blockIdx.x * 32 + block;
     if (statuses[blockIdx.y] != GOOD) return;
     const Work work = work_of(image);
-    u8* samples = samples_of(image, index, &component, &pitch);
+    u8* samples = samples_of(image, index, &component, &pitch, &at);
     if (samples) {
-        const i16* coefficients = work.coefficients + (i64)index * 64;
+        const i16* coefficients = work.coefficients + (i64)at * 64;
         if (columns_of(coefficients, work.quantisers + 64 * component, lane, between[block]))
             statuses[blockIdx.y] = told[blockIdx.y] = DAMAGED;
     }

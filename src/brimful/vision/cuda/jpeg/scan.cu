@@ -5,7 +5,8 @@
 // symbols earlier, and a reader that has too few bits waits until the next time. What is rare, as
 // long codes and the ends of intervals, is not in the loop that all of them run.
 
-#define STEPS 4         // between two fillings
+#define STEPS 4         // between two fillings, which bring 32 bits: as many looks take about that
+#define STORE_STEPS 6   // of one symbol each
 #define MOST_TAKEN 31   // bits of a symbol: 16 of its code and 15 of its value
 #define SURE (LOOK_BITS + 8) // bits before an end, where no look and no padding reaches it
 
@@ -20,17 +21,11 @@ typedef struct {
 // What a place is while it is read from.
 typedef struct {
     Window window;
-    u32 kinds;       // of this block and the following ones, see `kinds_of`
+    u32 kinds; // of this block, lowest, and those behind it
+    u32 table, shift; // of the next look
     int coefficient;
-    int blocks;      // that ended
+    int blocks; // that ended
 } Reader;
-
-// Where a reader that stores is.
-typedef struct {
-    i16* target; // the block, 0 behind the last one
-    int part, x, mcu, luma; // `luma`: the MCU's first block
-    int sum0, sum1, sum2;   // of the differences of DC in this share
-} Writer;
 
 DEVICE u32 big_endian(u32 word) {
 #ifdef __CUDACC__
@@ -81,60 +76,81 @@ DEVICE void move_on(Window* window, u32 taken) {
 
 DEVICE u32 bit_of(const Window* window) { return 32 * window->next - (u32)window->count; }
 
-// Three bits for each block of an MCU: its tables of DC and of AC, and whether it is the first. The
-// next block's are the lowest; the MCU repeats, so they are turned round.
+// Each block of an MCU has four bits, its kind: its tables of DC and of AC, where they count as
+// indices, and whether it is of chroma; and then whether that is red, else whether other blocks of
+// the MCU are before it. The MCU repeats, so kinds are turned round. What they leave below is
+// nobody's.
+#define KIND_BITS 4
+#define OTHER (1u << (DC_BITS - 1))
+#define DC_KIND (1u << DC_BITS)
+#define CHROMA (1u << (DC_BITS + 1))
+#define AC_KIND (1u << LOOK_BITS)
+#define DC_LOOKS (2u << LOOK_BITS) // where the tables of DC begin
+#define KIND (OTHER | DC_KIND | CHROMA | AC_KIND)
+
 DEVICE u32 kinds_of(const Block* block) {
     u32 kinds = 0;
     int luma = block->across * block->down;
     for (int part = block->parts - 1; part >= 0; part--) {
         int component = part < luma ? 0 : part - luma + 1;
-        u32 kind = (u32)(block->dc_of[component] | (block->ac_of[component] - 2) << 1);
-        kinds = kinds << 3 | kind | (part ? 0 : 4);
+        u32 kind = block->dc_of[component] ? DC_KIND : 0;
+        if (block->ac_of[component] == 3) kind |= AC_KIND;
+        if (component) kind |= CHROMA;
+        if (component ? component == 2 : part) kind |= OTHER;
+        kinds = kinds << KIND_BITS | kind;
     }
     return kinds;
 }
 
-DEVICE u32 turned(u32 kinds, int parts) { return kinds >> 3 | (kinds & 7) << (3 * parts - 3); }
+DEVICE u32 turned(u32 kinds, int parts) {
+    return kinds >> KIND_BITS | (kinds & KIND) << (KIND_BITS * (parts - 1));
+}
+
+DEVICE int is_first(u32 kinds) { return !(kinds & (CHROMA | OTHER)); }
+
+DEVICE int component_of(u32 kinds) { return kinds & CHROMA ? kinds & OTHER ? 2 : 1 : 0; }
+
+DEVICE u32 kinds_at(u32 kinds, int part, int parts) {
+    for (int i = 0; i < part; i++) kinds = turned(kinds, parts);
+    return kinds;
+}
 
 DEVICE int part_of(u32 kinds, int parts) {
     int part = 0;
-    for (; !(kinds & 4); kinds = turned(kinds, parts)) part = part ? part - 1 : parts - 1;
+    for (; !is_first(kinds); kinds = turned(kinds, parts)) part = part ? part - 1 : parts - 1;
     return part;
 }
 
-// Where the entry for the window lies.
-DEVICE u32 look_at(const Reader* reader) {
-    u32 ac = (reader->kinds & 2) << (LOOK_BITS - 1);
-    u32 dc = (2 << LOOK_BITS) + ((reader->kinds & 1) << DC_BITS);
-    int first = reader->coefficient == 0;
-    return (first ? dc : ac) + (reader->window.high >> (first ? 32 - DC_BITS : 32 - LOOK_BITS));
-}
-
-// The step of a code that is too long for the table; one that there is not ends the block, if it is
-// not the block's first. No count depends on another one, so that nothing waits.
-DEVICE u32 long_step(const Block* block, const Reader* reader, int* known) {
-    int table = (int)(reader->coefficient ? 2 | (reader->kinds >> 1 & 1) : reader->kinds & 1);
-    u32 code = reader->window.high >> 16;
-    int length = DC_BITS + 1;
-    for (int i = DC_BITS + 1; i <= 16; i++) length += code >= block->above[table][i];
-    *known = length <= 16;
-    if (length > 16) return 63 << 5 | 16;
-    int index = block->values_at[table][length] + (int)(code >> (16 - length));
-    return step_of(table, length, block->values[table][index & 255]);
-}
-
-// Get on to the next block if this one has ended.
-DEVICE void follow(Reader* reader, int parts) {
-    u32 kinds = turned(reader->kinds, parts);
-    int ended = reader->coefficient > 63;
-    reader->kinds = ended ? kinds : reader->kinds;
-    reader->coefficient = ended ? 0 : reader->coefficient;
-    reader->blocks += ended;
+DEVICE Reader reader_at(const u32* words, u32 bit, u32 kinds, int coefficient, int blocks) {
+    Reader reader = {window_at(words, bit), kinds, kinds & AC_KIND, 32 - LOOK_BITS, coefficient,
+                     blocks};
+    if (!coefficient) {
+        reader.table = (kinds & DC_KIND) | DC_LOOKS;
+        reader.shift = 32 - DC_BITS;
+    }
+    return reader;
 }
 
 // The entry for the window of a reader that has `enough` bits, else one that does nothing.
 DEVICE u32 entry_of(const Block* block, const Reader* reader, int enough) {
-    return reader->window.count >= enough ? block->looks[look_at(reader)] : 0;
+    u32 entry = block->looks[reader->table + (reader->window.high >> reader->shift)];
+    return reader->window.count >= enough ? entry : 0;
+}
+
+// The step of a code that is too long for the table; one that there is not ends the block, if it is
+// not the block's first. No count depends on another one, so that nothing waits.
+DEVICE u32 long_step(const Block* block, const Reader* reader, int* unknown) {
+    u32 index = reader->table; // 0 and AC_KIND, DC_LOOKS and DC_LOOKS + DC_KIND
+    int table = index < DC_LOOKS ? index ? 3 : 2 : index > DC_LOOKS;
+    u32 code = reader->window.high >> 16;
+    int length = DC_BITS + 1;
+    for (int i = DC_BITS + 1; i <= 16; i++) length += code >= block->above[table][i];
+    if (length > 16) {
+        *unknown = 1;
+        return 63 << 5 | 16;
+    }
+    int value = block->values_at[table][length] + (int)(code >> (16 - length));
+    return step_of(table, length, block->values[table][value & 255]);
 }
 
 // The step of all the symbols of an entry, or of its first if the block ends before the last.
@@ -143,132 +159,96 @@ DEVICE u32 joined(const Reader* reader, u32 entry) {
     return entry > most ? entry : entry >> STEP_BITS;
 }
 
-// Skip what a step takes.
-DEVICE void skip(Reader* reader, u32 step, int parts) {
+// Get on by a step: all that comes next depends on it, so there are no branches. One of zero does
+// nothing.
+DEVICE void follow(Reader* reader, u32 step, int parts) {
+    int on = (int)(step >> 5 & 63);
+    u32 kinds = turned(reader->kinds, parts), dc = (kinds & DC_KIND) | DC_LOOKS;
+    u32 table = on ? reader->kinds & AC_KIND : reader->table;
+    u32 shift = on ? 32 - LOOK_BITS : reader->shift;
     move_on(&reader->window, step);
-    reader->coefficient += (int)(step >> 5 & 63);
-    follow(reader, parts);
+    on += reader->coefficient;
+    int ended = on > 63;
+    reader->coefficient = ended ? 0 : on;
+    reader->table = ended ? dc : table;
+    reader->shift = ended ? 32 - DC_BITS : shift;
+    reader->kinds = ended ? kinds : reader->kinds;
+    reader->blocks += ended;
 }
 
-// Where the coefficients of a block go.
-DEVICE i16* stored(const Block* block, const Work* work, const Writer* writer) {
-    int luma = block->across * block->down, part = writer->part, blocks;
-    if (part < luma) {
-        int down = block->across == 2 ? part >> 1 : part;
-        int across = block->across == 2 ? part & 1 : 0;
-        blocks = writer->luma + down * block->across_mcus * block->across + across;
-    } else {
-        blocks = block->mcus * part + writer->mcu; // Cb and Cr come after all of luma
-    }
-    return work->coefficients + (i64)blocks * 64;
-}
-
-// Stand at a block, counted as the scan has them.
-DEVICE Writer writer_at(const Block* block, const Work* work, int blocks) {
-    Writer writer = {0, blocks % block->parts, 0, blocks / block->parts, 0, 0, 0, 0};
-    int y = writer.mcu / block->across_mcus;
-    writer.x = writer.mcu - y * block->across_mcus;
-    writer.luma = (y * block->down * block->across_mcus + writer.x) * block->across;
-    if (blocks < block->mcus * block->parts) writer.target = stored(block, work, &writer);
-    return writer;
-}
-
-// Go to the block behind, which is the given one.
-DEVICE void go_on(const Block* block, const Work* work, Writer* writer, int blocks) {
-    if (++writer->part == block->parts) {
-        writer->part = 0;
-        writer->mcu++;
-        writer->luma += block->across;
-        if (++writer->x == block->across_mcus) {
-            writer->x = 0;
-            writer->luma += (block->down - 1) * block->across_mcus * block->across;
-        }
-    }
-    int there = blocks < block->mcus * block->parts;
-    writer->target = there ? stored(block, work, writer) : 0;
-}
-
-// Store the coefficient of a step, if it has one, and get on. A step of zero does nothing. Of DC it
-// is the sum of the differences so far.
-DEVICE void write(Block* block, const Work* work, Reader* reader, Writer* writer, u32 step) {
+// Store what a step gives: DC as the sum of the differences so far. Returns whether that cannot be
+// right. A step of zero gives nothing.
+DEVICE int write(const Block* block, i16* coefficients, const Reader* reader, u32 step,
+                 u16* sums, int expected) {
     int taken = (int)(step & 31), on = (int)(step >> 5 & 63), size = (int)(step >> 11 & 15);
-    int luma = block->across * block->down, first = reader->coefficient == 0 && on;
+    int first = reader->shift == 32 - DC_BITS && on, at = reader->coefficient + on - 1;
     // The value's bits, and below half of their range it is negative.
     int value = (int)((reader->window.high << (taken - size)) >> 1 >> (31 - size));
-    if (value < 1 << size >> 1) value -= (1 << size) - 1;
-    int at = reader->coefficient + on - 1;
+    value -= value < 1 << size >> 1 ? (1 << size) - 1 : 0;
     if (first) {
-        int component = writer->part < luma ? 0 : writer->part - luma + 1;
-        writer->sum0 += component == 0 ? value : 0;
-        writer->sum1 += component == 1 ? value : 0;
-        writer->sum2 += component == 2 ? value : 0;
-        value = component == 0 ? writer->sum0 : component == 1 ? writer->sum1 : writer->sum2;
+        u16* sum = sums + component_of(reader->kinds);
+        *sum = (u16)(*sum + value);
+        value = *sum;
     }
-    if (first || size) {
-        if (at > 63) block->status = DAMAGED;
-        else if (writer->target) writer->target[block->natural[at]] = (i16)value;
-    }
-    move_on(&reader->window, step);
-    reader->coefficient += on;
-    if (reader->coefficient > 63) go_on(block, work, writer, reader->blocks + 1);
-    follow(reader, block->parts);
+    int has = first || size, there = at <= 63 && reader->blocks < expected;
+    if (has && there) coefficients[(i64)reader->blocks * 64 + block->natural[at & 63]] = (i16)value;
+    return (has && at > 63) || (on && reader->blocks >= expected);
 }
 
 // Read a share from a place on. With `store` the place is right, `blocks` says how many are before
-// it, and the coefficients are stored, those of DC less what was before; `totals` gets the sums of
-// DC. Returns then how many sums lack what was before. Without it, `totals` gets the blocks, and
-// `place` is where the share ends.
+// it, and the coefficients are stored, in the scan's order, those of DC less what was before; the
+// totals get the sums of DC. Returns then how many sums lack what was before. Without it, the totals
+// get the blocks, and `place` is where the share ends.
 DEVICE int read_share(
     Block* block, const Work* work, Place* place, u32 limit, Totals* totals, int blocks, int store
 ) {
     const u32* words = (const u32*)work->bits;
     const u32* starts = starts_of(block, work);
-    int parts = block->parts, expected = block->mcus * parts, restarts = 0, lacking = -1;
-    int begun = blocks + (place->coefficient > 0);
+    i16* coefficients = work->coefficients;
+    int parts = block->parts, expected = block->mcus * parts, segments = block->segments;
+    int restarts = 0, wrong = 0, begun = blocks + (place->coefficient > 0), lacking = -1;
     u32 all_kinds = kinds_of(block), bit = place->bit;
     // The interval that the place is in.
-    int segment = 0, beyond = block->segments;
+    int segment = 0, beyond = segments;
     while (beyond - segment > 1) {
         int middle = (segment + beyond) / 2;
         if (starts[middle] * 8 <= bit) segment = middle;
         else beyond = middle;
     }
     u32 end = starts[segment + 1] * 8;
-    if (store && segment && bit == starts[segment] * 8) { // the thread before stopped short of it
-        restarts = 1;
-        lacking = 0;
-        if (blocks != segment * block->interval * parts) block->status = DAMAGED;
+    if (store) {
+        totals->sums[0] = totals->sums[1] = totals->sums[2] = 0;
+        if (segment && bit == starts[segment] * 8) { // the thread before stopped short of it
+            restarts = 1;
+            lacking = 0;
+            wrong |= blocks != segment * block->interval * parts;
+        }
     }
-    Reader reader = {window_at(words, bit), all_kinds, place->coefficient, blocks};
-    for (int i = 0; i < place->part; i++) reader.kinds = turned(reader.kinds, parts);
-    Writer writer = {0, 0, 0, 0, 0, 0, 0, 0};
-    if (store) writer = writer_at(block, work, blocks);
-    for (;;) {
+    u32 kinds = kinds_at(all_kinds, place->part, parts);
+    Reader reader = reader_at(words, bit, kinds, place->coefficient, blocks);
+    while (!wrong) {
+        int unknown = 0;
         u32 stop = end < limit ? end : limit;
-        while (bit_of(&reader.window) + SURE <= stop && (!store || writer.target)) {
+        while (bit_of(&reader.window) + SURE <= stop) {
             fill_up(&reader.window, words);
             // Where the share ends must not depend on how many symbols a look had.
             int enough = (int)(32 * reader.window.next + SURE - stop);
             if (enough < MOST_TAKEN) enough = MOST_TAKEN;
             u32 entry = entry_of(block, &reader, enough);
-            int known = 1;
-            if (entry == LONG_CODE) entry = long_step(block, &reader, &known);
-            if (store) {
-                if (!known) block->status = DAMAGED;
-                write(block, work, &reader, &writer, entry & STEP_MASK);
-            } else {
-                skip(&reader, entry >> STEP_BITS ? joined(&reader, entry) : entry, parts);
-            }
-            for (int i = 1; i < STEPS; i++) {
-                if (store) {
-                    int there = writer.target ? enough : 1 << 30;
-                    entry = entry_of(block, &reader, there) & STEP_MASK;
-                    write(block, work, &reader, &writer, entry);
-                } else {
-                    skip(&reader, joined(&reader, entry_of(block, &reader, enough)), parts);
-                }
+            if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
+            else if (!store) entry = joined(&reader, entry);
+            if (store) wrong |= write(block, coefficients, &reader, entry, totals->sums, expected);
+            follow(&reader, entry, parts);
+            for (int i = 1; i < (store ? STORE_STEPS : STEPS); i++) {
+                entry = entry_of(block, &reader, enough);
+                if (store)
+                    wrong |= write(block, coefficients, &reader, entry, totals->sums, expected);
+                else
+                    entry = joined(&reader, entry);
+                follow(&reader, entry, parts);
             }
         }
+        if (store) wrong |= unknown;
         // One symbol, or what is between two intervals.
         bit = bit_of(&reader.window);
         if (bit >= limit) break;
@@ -277,41 +257,31 @@ DEVICE int read_share(
         if (end < bit + 8) {
             // The padding of an interval's last byte is ones, which begin no code so short.
             u32 left = end > bit ? end - bit : 0;
-            int whole = reader.kinds & 4 && reader.coefficient == 0 &&
+            int whole = is_first(reader.kinds) && reader.coefficient == 0 &&
                         bits >> 24 >> (8 - left) == (1u << left) - 1;
             if (whole || !left) {
-                if (store && (!whole || bit > end)) block->status = DAMAGED;
+                if (store) wrong |= !whole || bit > end;
                 segment++;
-                reader.kinds = all_kinds;
-                reader.coefficient = 0;
-                reader.window = window_at(words, end);
+                reader = reader_at(words, end, all_kinds, 0, reader.blocks);
                 bit = end;
-                if (segment >= block->segments) break;
+                if (segment >= segments) break;
                 end = starts[segment + 1] * 8;
-                if (!store) continue;
-                if (!restarts) lacking = reader.blocks - begun;
-                restarts = 1;
-                writer.sum0 = writer.sum1 = writer.sum2 = 0;
-                if (reader.blocks != segment * block->interval * parts) {
-                    block->status = DAMAGED;
-                    break;
+                if (store) {
+                    if (!restarts) lacking = reader.blocks - begun;
+                    restarts = 1;
+                    totals->sums[0] = totals->sums[1] = totals->sums[2] = 0;
+                    wrong |= reader.blocks != segment * block->interval * parts;
                 }
                 continue;
             }
         }
-        u32 entry = block->looks[look_at(&reader)];
-        int known = 1;
-        if (entry == LONG_CODE) entry = long_step(block, &reader, &known);
+        u32 entry = entry_of(block, &reader, 0);
+        if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
         if (store) {
-            if (!known) block->status = DAMAGED;
-            write(block, work, &reader, &writer, entry & STEP_MASK);
-            if (!writer.target && reader.coefficient) { // behind the last block must be the end
-                block->status = DAMAGED;
-                break;
-            }
-        } else {
-            skip(&reader, entry, parts);
+            wrong |= write(block, coefficients, &reader, entry, totals->sums, expected);
+            wrong |= unknown;
         }
+        follow(&reader, entry, parts);
     }
     if (!store) {
         totals->blocks = reader.blocks;
@@ -320,11 +290,8 @@ DEVICE int read_share(
         place->coefficient = reader.coefficient;
         return 0;
     }
-    if (bit > (u32)block->bytes * 8) block->status = DAMAGED;
+    if (wrong || bit > (u32)block->bytes * 8) block->status = DAMAGED;
     totals->restarts = (u16)restarts;
-    totals->sums[0] = (u16)writer.sum0;
-    totals->sums[1] = (u16)writer.sum1;
-    totals->sums[2] = (u16)writer.sum2;
     if (lacking < 0) lacking = least(reader.blocks + (reader.coefficient > 0), expected) - begun;
     return lacking;
 }
@@ -426,19 +393,26 @@ DEVICE void sum_up(Block* block) {
     }
 }
 
-// Add what was before the share to the sums that lack it.
+// Add what was before the share to the sums that lack it, some at a time, as memory is far.
+#define BATCH 8
+
 DEVICE void add_before(Block* block, const Work* work, int thread, int lacking) {
-    if (thread >= block->readers || lacking <= 0) return;
+    if (thread >= block->readers) return;
     Totals before = block->groups[thread / (THREADS / GROUPS)];
     append(&before, &block->totals[thread]);
-    Place place = unpacked(block->begins[thread], 0);
-    int luma = block->across * block->down;
-    int blocks = blocks_before(block, thread) + (place.coefficient > 0);
-    Writer writer = writer_at(block, work, blocks);
-    for (int i = 0; i < lacking; i++) {
-        int component = writer.part < luma ? 0 : writer.part - luma + 1;
-        u16 sum = component == 0 ? before.sums[0] : component == 1 ? before.sums[1] : before.sums[2];
-        if (writer.target) *writer.target = (i16)(*writer.target + sum);
-        go_on(block, work, &writer, ++blocks);
+    int parts = block->parts, within = unpacked(block->begins[thread], 0).coefficient > 0;
+    int blocks = blocks_before(block, thread) + within;
+    u32 kinds = kinds_at(kinds_of(block), blocks % parts, parts);
+    i16* target = work->coefficients + (i64)blocks * 64;
+    for (; lacking > 0; lacking -= BATCH, target += BATCH * 64) {
+        i16 sums[BATCH];
+        for (int i = 0; i < BATCH; i++) sums[i] = i < lacking ? target[64 * i] : 0;
+        for (int i = 0; i < BATCH; i++) {
+            int component = component_of(kinds);
+            u16 sum = before.sums[0];
+            if (component) sum = component == 1 ? before.sums[1] : before.sums[2];
+            if (i < lacking) target[64 * i] = (i16)(sums[i] + sum);
+            kinds = turned(kinds, parts);
+        }
     }
 }
