@@ -8,7 +8,7 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     for (int i = 0; i < count; i++) {
         const i64* image = images + (i64)i * COLUMNS;
         const Work work = work_of(image);
-        int t, any = 1, lacking[THREADS];
+        int t, any = 1;
         u8 moved[THREADS];
         rounds[i] = 0;
         read_segments(block, image, &work);
@@ -36,10 +36,11 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
             for (t = 0; t < THREADS; t++) count_groups(block, t);
             count_up(block);
             if (block->status == GOOD) {
-                for (t = 0; t < THREADS; t++) lacking[t] = store(block, &work, t);
+                for (t = 0; t < THREADS; t++) store(block, &work, t);
+                for (t = 0; t < THREADS; t++) sum_differences(block, &work, t);
                 for (t = 0; t < THREADS; t++) sum_groups(block, t);
                 sum_up(block);
-                for (t = 0; t < THREADS; t++) add_before(block, &work, t, lacking[t]);
+                for (t = 0; t < THREADS; t++) store_sums(block, &work, t);
             }
         }
         statuses[i] = block->status;

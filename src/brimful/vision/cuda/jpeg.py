@@ -38,7 +38,7 @@ ALIGNMENT = 16
 
 SOURCES = tuple(
     Path(__file__).with_suffix("") / f"{name}.cu"
-    for name in ("types", "segments", "bits", "scan", "transform", "place", "kernels")
+    for name in ("types", "segments", "bits", "scan", "dc", "transform", "place", "kernels")
 )
 """The kernels' files, which are one source."""
 

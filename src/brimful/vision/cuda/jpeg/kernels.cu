@@ -43,13 +43,15 @@ read_scans(const i64* images, int* statuses, int* told) {
         good = block.status == GOOD;
         __syncthreads();
         if (good) {
-            int lacking = store(&block, &work, thread);
+            store(&block, &work, thread);
+            __syncthreads();
+            sum_differences(&block, &work, thread);
             __syncthreads();
             sum_groups(&block, thread);
             __syncthreads();
             if (thread == 0) sum_up(&block);
             __syncthreads();
-            add_before(&block, &work, thread, lacking);
+            store_sums(&block, &work, thread);
         }
     }
     __syncthreads();

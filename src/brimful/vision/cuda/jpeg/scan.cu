@@ -176,38 +176,33 @@ DEVICE void follow(Reader* reader, u32 step, int parts) {
     reader->blocks += ended;
 }
 
-// Store what a step gives: DC as the sum of the differences so far. Returns whether that cannot be
-// right. A step of zero gives nothing.
-DEVICE int write(const Block* block, i16* coefficients, const Reader* reader, u32 step,
-                 u16* sums, int expected) {
-    int taken = (int)(step & 31), on = (int)(step >> 5 & 63), size = (int)(step >> 11 & 15);
-    int first = reader->shift == 32 - DC_BITS && on, at = reader->coefficient + on - 1;
+// Store what a step gives, if it gives something. `seen` has a bit above 63 once a place is there.
+DEVICE void write(const Block* block, const Reader* reader, u32 step, i16* coefficients,
+                  int expected, int* seen) {
+    int taken = (int)(step & 31), size = (int)(step >> 11 & 15);
+    int behind = reader->coefficient + (int)(step >> 5 & 63);
     // The value's bits, and below half of their range it is negative.
     int value = (int)((reader->window.high << (taken - size)) >> 1 >> (31 - size));
     value -= value < 1 << size >> 1 ? (1 << size) - 1 : 0;
-    if (first) {
-        u16* sum = sums + component_of(reader->kinds);
-        *sum = (u16)(*sum + value);
-        value = *sum;
+    u32 at = (u32)reader->blocks * 64 + block->natural[behind];
+    if (size && reader->blocks < expected) {
+        coefficients[at] = (i16)value;
+        *seen |= behind - 1;
     }
-    int has = first || size, there = at <= 63 && reader->blocks < expected;
-    if (has && there) coefficients[(i64)reader->blocks * 64 + block->natural[at & 63]] = (i16)value;
-    return (has && at > 63) || (on && reader->blocks >= expected);
 }
 
 // Read a share from a place on. With `store` the place is right, `blocks` says how many are before
-// it, and the coefficients are stored, in the scan's order, those of DC less what was before; the
-// totals get the sums of DC. Returns then how many sums lack what was before. Without it, the totals
-// get the blocks, and `place` is where the share ends.
-DEVICE int read_share(
-    Block* block, const Work* work, Place* place, u32 limit, Totals* totals, int blocks, int store
+// it, and the coefficients are stored in the scan's order, of DC the differences. Returns where the
+// share ends; `blocks` gets those that ended in it.
+DEVICE Place read_share(
+    Block* block, const Work* work, Place place, u32 limit, int* blocks, int store
 ) {
     const u32* words = (const u32*)work->bits;
     const u32* starts = starts_of(block, work);
     i16* coefficients = work->coefficients;
     int parts = block->parts, expected = block->mcus * parts, segments = block->segments;
-    int restarts = 0, wrong = 0, begun = blocks + (place->coefficient > 0), lacking = -1;
-    u32 all_kinds = kinds_of(block), bit = place->bit;
+    int wrong = 0, seen = 0;
+    u32 all_kinds = kinds_of(block), bit = place.bit;
     // The interval that the place is in.
     int segment = 0, beyond = segments;
     while (beyond - segment > 1) {
@@ -216,16 +211,10 @@ DEVICE int read_share(
         else beyond = middle;
     }
     u32 end = starts[segment + 1] * 8;
-    if (store) {
-        totals->sums[0] = totals->sums[1] = totals->sums[2] = 0;
-        if (segment && bit == starts[segment] * 8) { // the thread before stopped short of it
-            restarts = 1;
-            lacking = 0;
-            wrong |= blocks != segment * block->interval * parts;
-        }
-    }
-    u32 kinds = kinds_at(all_kinds, place->part, parts);
-    Reader reader = reader_at(words, bit, kinds, place->coefficient, blocks);
+    if (store && segment && bit == starts[segment] * 8) // the thread before stopped short of it
+        wrong |= *blocks != segment * block->interval * parts;
+    u32 kinds = kinds_at(all_kinds, place.part, parts);
+    Reader reader = reader_at(words, bit, kinds, place.coefficient, store ? *blocks : 0);
     while (!wrong) {
         int unknown = 0;
         u32 stop = end < limit ? end : limit;
@@ -234,17 +223,11 @@ DEVICE int read_share(
             // Where the share ends must not depend on how many symbols a look had.
             int enough = (int)(32 * reader.window.next + SURE - stop);
             if (enough < MOST_TAKEN) enough = MOST_TAKEN;
-            u32 entry = entry_of(block, &reader, enough);
-            if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
-            else if (!store) entry = joined(&reader, entry);
-            if (store) wrong |= write(block, coefficients, &reader, entry, totals->sums, expected);
-            follow(&reader, entry, parts);
-            for (int i = 1; i < (store ? STORE_STEPS : STEPS); i++) {
-                entry = entry_of(block, &reader, enough);
-                if (store)
-                    wrong |= write(block, coefficients, &reader, entry, totals->sums, expected);
-                else
-                    entry = joined(&reader, entry);
+            UNROLLED for (int i = 0; i < (store ? STORE_STEPS : STEPS); i++) {
+                u32 entry = entry_of(block, &reader, enough);
+                if (i == 0 && entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
+                else if (!store) entry = joined(&reader, entry);
+                if (store) write(block, &reader, entry, coefficients, expected, &seen);
                 follow(&reader, entry, parts);
             }
         }
@@ -266,34 +249,29 @@ DEVICE int read_share(
                 bit = end;
                 if (segment >= segments) break;
                 end = starts[segment + 1] * 8;
-                if (store) {
-                    if (!restarts) lacking = reader.blocks - begun;
-                    restarts = 1;
-                    totals->sums[0] = totals->sums[1] = totals->sums[2] = 0;
-                    wrong |= reader.blocks != segment * block->interval * parts;
-                }
+                if (store) wrong |= reader.blocks != segment * block->interval * parts;
                 continue;
             }
         }
         u32 entry = entry_of(block, &reader, 0);
         if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
         if (store) {
-            wrong |= write(block, coefficients, &reader, entry, totals->sums, expected);
+            write(block, &reader, entry, coefficients, expected, &seen);
             wrong |= unknown;
         }
         follow(&reader, entry, parts);
     }
-    if (!store) {
-        totals->blocks = reader.blocks;
-        place->bit = bit;
-        place->part = part_of(reader.kinds, parts);
-        place->coefficient = reader.coefficient;
-        return 0;
+    if (store) {
+        // Behind the last block must be the end, and behind that no bit of a symbol.
+        wrong |= seen > 63 || reader.blocks + (reader.coefficient > 0) > expected;
+        if (wrong || bit > (u32)block->bytes * 8) block->status = DAMAGED;
+    } else {
+        *blocks = reader.blocks;
     }
-    if (wrong || bit > (u32)block->bytes * 8) block->status = DAMAGED;
-    totals->restarts = (u16)restarts;
-    if (lacking < 0) lacking = least(reader.blocks + (reader.coefficient > 0), expected) - begun;
-    return lacking;
+    place.bit = bit;
+    place.part = part_of(reader.kinds, parts);
+    place.coefficient = reader.coefficient;
+    return place;
 }
 
 DEVICE u32 limit_of(const Block* block, int thread) {
@@ -311,7 +289,7 @@ DEVICE int begin(Block* block, int thread) {
 DEVICE void read_on(Block* block, const Work* work, int thread) {
     u32 start = block->share * (u32)thread, limit = limit_of(block, thread);
     Place place = unpacked(block->begins[thread], start);
-    read_share(block, work, &place, limit, &block->totals[thread], 0, 0);
+    place = read_share(block, work, place, limit, &block->totals[thread].blocks, 0);
     block->ends[thread] = packed(place, limit);
 }
 
@@ -348,71 +326,9 @@ DEVICE void count_up(Block* block) {
 }
 
 // ...and both together.
-DEVICE int blocks_before(const Block* block, int thread) {
-    return block->groups[thread / (THREADS / GROUPS)].blocks + block->totals[thread].blocks;
-}
-
-// Returns for how many blocks of the share the sums of DC lack what was before it.
-DEVICE int store(Block* block, const Work* work, int thread) {
-    if (thread >= block->readers) return 0;
-    Place place = unpacked(block->begins[thread], block->share * (u32)thread);
-    int blocks = blocks_before(block, thread);
-    return read_share(
-        block, work, &place, limit_of(block, thread), &block->totals[thread], blocks, 1);
-}
-
-// Add the sums of a second share to those of the first.
-DEVICE void append(Totals* first, const Totals* second) {
-    for (int i = 0; i < 3; i++)
-        first->sums[i] = (u16)(second->sums[i] + (second->restarts ? 0 : first->sums[i]));
-    first->restarts |= second->restarts;
-}
-
-// Turn the sums of shares into what is before each one, as with blocks.
-DEVICE void sum_groups(Block* block, int thread) {
-    if (thread >= GROUPS) return;
-    Totals before = {0, {0, 0, 0}, 0};
-    for (int i = thread * THREADS / GROUPS; i < (thread + 1) * THREADS / GROUPS; i++) {
-        if (i >= block->readers) break;
-        Totals here = block->totals[i];
-        before.blocks = here.blocks;
-        block->totals[i] = before;
-        append(&before, &here);
-    }
-    before.blocks = block->groups[thread].blocks;
-    block->groups[thread] = before;
-}
-
-DEVICE void sum_up(Block* block) {
-    Totals before = {0, {0, 0, 0}, 0};
-    for (int i = 0; i < GROUPS; i++) {
-        Totals here = block->groups[i];
-        before.blocks = here.blocks;
-        block->groups[i] = before;
-        append(&before, &here);
-    }
-}
-
-// Add what was before the share to the sums that lack it, some at a time, as memory is far.
-#define BATCH 8
-
-DEVICE void add_before(Block* block, const Work* work, int thread, int lacking) {
+DEVICE void store(Block* block, const Work* work, int thread) {
     if (thread >= block->readers) return;
-    Totals before = block->groups[thread / (THREADS / GROUPS)];
-    append(&before, &block->totals[thread]);
-    int parts = block->parts, within = unpacked(block->begins[thread], 0).coefficient > 0;
-    int blocks = blocks_before(block, thread) + within;
-    u32 kinds = kinds_at(kinds_of(block), blocks % parts, parts);
-    i16* target = work->coefficients + (i64)blocks * 64;
-    for (; lacking > 0; lacking -= BATCH, target += BATCH * 64) {
-        i16 sums[BATCH];
-        for (int i = 0; i < BATCH; i++) sums[i] = i < lacking ? target[64 * i] : 0;
-        for (int i = 0; i < BATCH; i++) {
-            int component = component_of(kinds);
-            u16 sum = before.sums[0];
-            if (component) sum = component == 1 ? before.sums[1] : before.sums[2];
-            if (i < lacking) target[64 * i] = (i16)(sums[i] + sum);
-            kinds = turned(kinds, parts);
-        }
-    }
+    Place place = unpacked(block->begins[thread], block->share * (u32)thread);
+    int blocks = block->groups[thread / (THREADS / GROUPS)].blocks + block->totals[thread].blocks;
+    read_share(block, work, place, limit_of(block, thread), &blocks, 1);
 }

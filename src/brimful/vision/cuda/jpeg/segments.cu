@@ -169,7 +169,7 @@ DEVICE void fill_tables(Block* block, const Work* work, int thread) {
             looks[i] = found;
         }
     }
-    for (int i = thread; i < 64; i += THREADS) block->natural[i] = NATURAL[i];
+    for (int i = thread; i < 128; i += THREADS) block->natural[i] = NATURAL[(i + 63) & 63];
     for (int i = thread; i < block->components * 64; i += THREADS) {
         const u8* values = work->raw + block->quantisers[block->quantiser_of[i / 64]];
         work->quantisers[i / 64 * 64 + NATURAL[i % 64]] = values[i % 64];

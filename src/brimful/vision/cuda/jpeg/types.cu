@@ -10,15 +10,17 @@
 // Algorithms with 11 Multiplications, ICASSP 1989) in the fixed point of libjpeg's slow and exact
 // method, so that the samples are the CPU decoder's. Formats: ITU-T T.81.
 //
-// The files of this folder are one source, in the order types, segments, bits, scan, transform,
-// place, kernels. All but the last are C that is also C++: tests compile them for the CPU and run
+// The files of this folder are one source, in the order types, segments, bits, scan, dc,
+// transform, place, kernels. All but the last are C that is also C++: tests compile them for the CPU and run
 // the phases of a block in turn. Between phases, all threads of a block wait for each other.
 
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
+#define UNROLLED _Pragma("unroll")
 #define CONSTANT static __device__ __constant__ const
 #else
 #define DEVICE static inline
+#define UNROLLED
 #define CONSTANT static const
 #endif
 
@@ -67,11 +69,11 @@ typedef struct {
     int part, coefficient;
 } Place;
 
-// What was read in a share.
+// What is in a share: blocks that end there; of its blocks, the sums of DC's differences since the
+// last restart, and whether there was one.
 typedef struct {
-    int blocks;   // that ended in it
-    u16 sums[3];  // of the differences of DC, since the last restart
-    u16 restarts; // whether a restart interval began in it
+    int blocks;
+    u16 sums[3], restarts;
 } Totals;
 
 typedef struct {
@@ -79,7 +81,7 @@ typedef struct {
     u32 above[4][17];            // first code longer than so many bits, left-aligned to 16 bits
     int values_at[4][17];        // a code of that length, added to this, is the index of its symbol
     u8 values[4][256];           // tables: DC 0, 1, AC 0, 1, as the file counts them
-    u8 natural[64];              // NATURAL, which threads read at different places
+    u8 natural[128];             // NATURAL from 1 on, which threads read at different places
     u16 begins[THREADS], ends[THREADS]; // packed places
     union {
         struct { int kept[THREADS], restarts[THREADS]; }; // before a thread's chunk: bytes, markers
