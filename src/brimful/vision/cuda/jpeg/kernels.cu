@@ -29,7 +29,6 @@ read_scans(const i64* images, int* statuses, int* told) {
     __syncthreads();
     if (good) {
         clear(&work, thread);
-        __syncthreads(); // `kept` lies where `totals` does
         int moved = begin(&block, thread);
         do {
             if (moved) read_on(&block, &work, thread);

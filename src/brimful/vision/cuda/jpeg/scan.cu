@@ -212,7 +212,7 @@ DEVICE Place read_share(
     }
     u32 end = starts[segment + 1] * 8;
     if (store && segment && bit == starts[segment] * 8) // the thread before stopped short of it
-        wrong |= *blocks != segment * block->interval * parts;
+        wrong |= *blocks != segment * block->interval * parts || place.part || place.coefficient;
     u32 kinds = kinds_at(all_kinds, place.part, parts);
     Reader reader = reader_at(words, bit, kinds, place.coefficient, store ? *blocks : 0);
     while (!wrong) {
@@ -262,9 +262,9 @@ DEVICE Place read_share(
         follow(&reader, entry, parts);
     }
     if (store) {
-        // Behind the last block must be the end, and behind that no bit of a symbol.
-        wrong |= seen > 63 || reader.blocks + (reader.coefficient > 0) > expected;
-        if (wrong || bit > (u32)block->bytes * 8) block->status = DAMAGED;
+        // No symbol goes beyond its interval's end, and behind the last block there is none.
+        wrong |= bit > end || reader.blocks + (reader.coefficient > 0) > expected;
+        if (wrong || seen > 63) block->status = DAMAGED;
     } else {
         *blocks = reader.blocks;
     }
@@ -323,6 +323,9 @@ DEVICE void count_up(Block* block) {
         before += here;
     }
     if (before != block->mcus * block->parts) block->status = DAMAGED;
+    // The last interval, too, must not be longer than it may be.
+    int interval = block->interval;
+    if (interval && (block->mcus - 1) / interval >= block->segments) block->status = DAMAGED;
 }
 
 // ...and both together.
