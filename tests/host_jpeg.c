@@ -21,6 +21,7 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
         }
         if (block->status == GOOD) {
             for (t = 0; t < THREADS; t++) fill_tables(block, &work, t);
+            for (t = 0; t < THREADS; t++) sum_chunks(block, &work, t);
             for (t = 0; t < THREADS; t++) join_symbols(block, t);
             lay_out(block, &work);
         }

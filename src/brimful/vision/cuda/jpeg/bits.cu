@@ -54,16 +54,31 @@ DEVICE int count_data(Block* block, const Work* work, int thread) {
     return stops;
 }
 
-// Turn counts into sums of what is before, and lay out what follows. One thread does it.
-DEVICE void lay_out(Block* block, const Work* work) {
+// Turn counts into sums of what is before, in two levels: first within groups...
+DEVICE void sum_chunks(Block* block, const Work* work, int thread) {
+    if (thread >= GROUPS) return;
     int kept = 0, restarts = 0;
-    for (int i = 0; i < THREADS; i++) {
+    for (int i = thread * THREADS / GROUPS; i < (thread + 1) * THREADS / GROUPS; i++) {
         int from, to;
         chunk_of(block, work, i, &from, &to);
         int within = from < block->stop && from < to;
         int here = within ? block->kept[i] : 0, markers = within ? block->restarts[i] : 0;
         block->kept[i] = kept;
         block->restarts[i] = restarts;
+        kept += here;
+        restarts += markers;
+    }
+    block->kept_groups[thread] = kept;
+    block->restart_groups[thread] = restarts;
+}
+
+// ...then of groups, and lay out what follows. One thread does it.
+DEVICE void lay_out(Block* block, const Work* work) {
+    int kept = 0, restarts = 0;
+    for (int i = 0; i < GROUPS; i++) {
+        int here = block->kept_groups[i], markers = block->restart_groups[i];
+        block->kept_groups[i] = kept;
+        block->restart_groups[i] = restarts;
         kept += here;
         restarts += markers;
     }
@@ -85,7 +100,9 @@ DEVICE u32* starts_of(const Block* block, const Work* work) {
 
 // Copy the data of a thread's chunk to where it belongs.
 DEVICE void gather(Block* block, const Work* work, int thread) {
-    int from, to, kept = block->kept[thread], restarts = block->restarts[thread];
+    int from, to, group = thread / (THREADS / GROUPS);
+    int kept = block->kept_groups[group] + block->kept[thread];
+    int restarts = block->restart_groups[group] + block->restarts[thread];
     chunk_of(block, work, thread, &from, &to);
     to = least(to, block->stop);
     const u8* raw = work->raw;
@@ -139,7 +156,9 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
 
 // Clear the coefficients: most of them are zero and are not stored.
 DEVICE void clear(const Work* work, int thread) {
-    u64* lines = (u64*)work->coefficients;
-    int count = work->room / 4; // two bytes a sample, eight a line
-    for (int i = thread; i < count; i += THREADS) lines[i] = 0;
+    typedef struct { u64 low, high; } __attribute__((aligned(16))) Line;
+    Line* lines = (Line*)work->coefficients;
+    const Line none = {0, 0};
+    int count = work->room / 8; // two bytes a sample, sixteen a line
+    for (int i = thread; i < count; i += THREADS) lines[i] = none;
 }

@@ -18,6 +18,7 @@ read_scans(const i64* images, int* statuses, int* told) {
     __syncthreads();
     if (block.status == GOOD) {
         fill_tables(&block, &work, thread);
+        sum_chunks(&block, &work, thread);
         __syncthreads();
         join_symbols(&block, thread);
         if (thread == 0) lay_out(&block, &work);

@@ -176,19 +176,29 @@ DEVICE void follow(Reader* reader, u32 step, int parts) {
     reader->blocks += ended;
 }
 
-// Store what a step gives, if it gives something. `seen` has a bit above 63 once a place is there.
-DEVICE void write(const Block* block, const Reader* reader, u32 step, i16* coefficients,
-                  int expected, int* seen) {
+// A coefficient that is still to be stored.
+typedef struct {
+    u32 at;
+    int value, is;
+} Found;
+
+// What a step gives. `seen` has a bit above 63 once a place is there.
+DEVICE Found found(const Block* block, const Reader* reader, u32 step, int expected, int* seen) {
     int taken = (int)(step & 31), size = (int)(step >> 11 & 15);
     int behind = reader->coefficient + (int)(step >> 5 & 63);
-    // The value's bits, and below half of their range it is negative.
-    int value = (int)((reader->window.high << (taken - size)) >> 1 >> (31 - size));
-    value -= value < 1 << size >> 1 ? (1 << size) - 1 : 0;
-    u32 at = (u32)reader->blocks * 64 + block->natural[behind];
-    if (size && reader->blocks < expected) {
-        coefficients[at] = (i16)value;
-        *seen |= behind - 1;
-    }
+    // The value's bits; a negative one has zero first, and its bits are those of its size inverted.
+    u32 bits = reader->window.high << (taken - size);
+    int sign = ~((int)bits >> 31);
+    Found found;
+    found.value = ((int)((bits ^ (u32)sign) >> (-size & 31)) ^ sign) - sign;
+    found.at = (u32)reader->blocks * 64 + block->natural[behind];
+    found.is = size && reader->blocks < expected;
+    *seen |= size ? behind - 1 : 0;
+    return found;
+}
+
+DEVICE void write(i16* coefficients, Found found) {
+    if (found.is) coefficients[found.at] = (i16)found.value;
 }
 
 // Read a share from a place on. With `store` the place is right, `blocks` says how many are before
@@ -223,13 +233,19 @@ DEVICE Place read_share(
             // Where the share ends must not depend on how many symbols a look had.
             int enough = (int)(32 * reader.window.next + SURE - stop);
             if (enough < MOST_TAKEN) enough = MOST_TAKEN;
+            // A coefficient is written a step later: by then it is known where.
+            Found last = {0, 0, 0};
             UNROLLED for (int i = 0; i < (store ? STORE_STEPS : STEPS); i++) {
                 u32 entry = entry_of(block, &reader, enough);
                 if (i == 0 && entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
                 else if (!store) entry = joined(&reader, entry);
-                if (store) write(block, &reader, entry, coefficients, expected, &seen);
+                if (store) {
+                    write(coefficients, last);
+                    last = found(block, &reader, entry, expected, &seen);
+                }
                 follow(&reader, entry, parts);
             }
+            write(coefficients, last);
         }
         if (store) wrong |= unknown;
         // One symbol, or what is between two intervals.
@@ -256,7 +272,7 @@ DEVICE Place read_share(
         u32 entry = entry_of(block, &reader, 0);
         if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
         if (store) {
-            write(block, &reader, entry, coefficients, expected, &seen);
+            write(coefficients, found(block, &reader, entry, expected, &seen));
             wrong |= unknown;
         }
         follow(&reader, entry, parts);

@@ -88,6 +88,7 @@ typedef struct {
         Totals totals[THREADS];
     };
     Totals groups[GROUPS];
+    int kept_groups[GROUPS], restart_groups[GROUPS];
     int tables[4], quantisers[4];         // where they lie in the file, or 0
     int quantiser_of[3], dc_of[3], ac_of[3];
     int components, across, down;
