@@ -131,7 +131,8 @@ class JpegDecoder:
 
         Args:
             images: int64 (at least count, COLUMNS) on the device, rows as `describe` fills them.
-                Files begin at multiples of `ALIGNMENT`, on the device.
+                Files begin at multiples of `ALIGNMENT`, on the device, and what is behind one up to
+                the next multiple can be read.
             statuses: int32 (at least count,) on the device, gets `GOOD`, `UNSUPPORTED` or `DAMAGED`
                 for each image. The planes of one that is not `GOOD` are undefined.
             told: The same again, in pinned memory.
