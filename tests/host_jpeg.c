@@ -2,6 +2,50 @@
 
 #include <stdlib.h>
 
+// All phases before the first reading. Returns the status.
+static int prepare(Block* block, const i64* image, const Work* work) {
+    int t;
+    read_segments(block, image, work);
+    if (block->status == GOOD) {
+        for (t = 0; t < THREADS; t++) measure_codes(block, work, t);
+        for (t = 0; t < THREADS; t++) {
+            int stops = count_data(block, work, t);
+            block->stop = least(block->stop, stops);
+        }
+    }
+    if (block->status == GOOD) {
+        for (t = 0; t < THREADS; t++) fill_tables(block, work, t);
+        for (t = 0; t < THREADS; t++) sum_chunks(block, work, t);
+        for (t = 0; t < THREADS; t++) join_symbols(block, t);
+        lay_out(block, work);
+    }
+    if (block->status == GOOD) {
+        for (t = 0; t < THREADS; t++) gather(block, work, t);
+        for (t = 0; t < THREADS; t++) clear(work, t);
+        return GOOD;
+    }
+    return block->status;
+}
+
+// Where the readers of an image end that begin at their shares, with one symbol a look or all.
+void brimful_first_ends(const i64* image, u16* ends, int single) {
+    Block* block = (Block*)malloc(sizeof(Block));
+    const Work work = work_of(image);
+    if (prepare(block, image, &work) == GOOD) {
+        const int looks = sizeof(block->looks) / sizeof(u32);
+        for (int i = 0; single && i < looks; i++)
+            if (block->looks[i] != LONG_CODE)
+                block->looks[i] = (block->looks[i] & 0x7ff) << STEP_BITS |
+                                  (block->looks[i] & STEP_MASK);
+        for (int t = 0; t < THREADS; t++)
+            if (begin(block, t)) {
+                read_on(block, &work, t);
+                ends[t] = block->ends[t];
+            }
+    }
+    free(block);
+}
+
 // Decode images to planes. `rounds` gets how often shares were read.
 void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     Block* block = (Block*)malloc(sizeof(Block));
@@ -11,23 +55,7 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
         int t, any = 1;
         u8 moved[THREADS];
         rounds[i] = 0;
-        read_segments(block, image, &work);
-        if (block->status == GOOD) {
-            for (t = 0; t < THREADS; t++) measure_codes(block, &work, t);
-            for (t = 0; t < THREADS; t++) {
-                int stops = count_data(block, &work, t);
-                block->stop = least(block->stop, stops);
-            }
-        }
-        if (block->status == GOOD) {
-            for (t = 0; t < THREADS; t++) fill_tables(block, &work, t);
-            for (t = 0; t < THREADS; t++) sum_chunks(block, &work, t);
-            for (t = 0; t < THREADS; t++) join_symbols(block, t);
-            lay_out(block, &work);
-        }
-        if (block->status == GOOD) {
-            for (t = 0; t < THREADS; t++) gather(block, &work, t);
-            for (t = 0; t < THREADS; t++) clear(&work, t);
+        if (prepare(block, image, &work) == GOOD) {
             for (t = 0; t < THREADS; t++) moved[t] = (u8)begin(block, t);
             for (; any; rounds[i]++) {
                 for (t = 0; t < THREADS; t++)
