@@ -2,6 +2,50 @@
 
 #include <stdlib.h>
 
+// All phases before the first reading. Returns the status.
+static int prepare(Block* block, const i64* image, const Work* work) {
+    int t;
+    read_segments(block, image, work);
+    if (block->status == GOOD) {
+        for (t = 0; t < THREADS; t++) measure_codes(block, work, t);
+        for (t = 0; t < THREADS; t++) {
+            int stops = count_data(block, work, t);
+            block->stop = least(block->stop, stops);
+        }
+    }
+    if (block->status == GOOD) {
+        for (t = 0; t < THREADS; t++) fill_tables(block, work, t);
+        for (t = 0; t < THREADS; t++) sum_chunks(block, work, t);
+        for (t = 0; t < THREADS; t++) join_symbols(block, t);
+        lay_out(block, work);
+    }
+    if (block->status == GOOD) {
+        for (t = 0; t < THREADS; t++) gather(block, work, t);
+        for (t = 0; t < THREADS; t++) clear(work, t);
+        return GOOD;
+    }
+    return block->status;
+}
+
+// Where the readers of an image end that begin at their shares, with one symbol a look or all.
+void brimful_first_ends(const i64* image, u16* ends, int single) {
+    Block* block = (Block*)malloc(sizeof(Block));
+    const Work work = work_of(image);
+    if (prepare(block, image, &work) == GOOD) {
+        const int looks = sizeof(block->looks) / sizeof(u32);
+        for (int i = 0; single && i < looks; i++)
+            if (block->looks[i] != LONG_CODE)
+                block->looks[i] = (block->looks[i] & 0x7ff) << STEP_BITS |
+                                  (block->looks[i] & STEP_MASK);
+        for (int t = 0; t < THREADS; t++)
+            if (begin(block, t)) {
+                read_on(block, &work, t);
+                ends[t] = block->ends[t];
+            }
+    }
+    free(block);
+}
+
 // Decode images to planes. `rounds` gets how often shares were read.
 void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     Block* block = (Block*)malloc(sizeof(Block));
@@ -11,40 +55,31 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
         int t, any = 1;
         u8 moved[THREADS];
         rounds[i] = 0;
-        read_segments(block, image, &work);
-        if (block->status == GOOD) {
-            for (t = 0; t < THREADS; t++) measure_codes(block, &work, t);
-            for (t = 0; t < THREADS; t++) {
-                int stops = count_data(block, &work, t);
-                block->stop = least(block->stop, stops);
-            }
-        }
-        if (block->status == GOOD) {
-            for (t = 0; t < THREADS; t++) fill_tables(block, &work, t);
-            lay_out(block, &work);
-        }
-        if (block->status == GOOD) {
-            for (t = 0; t < THREADS; t++) gather(block, &work, t);
-            for (t = 0; t < THREADS; t++) clear(&work, t);
-            for (t = 0; t < THREADS; t++) read_first(block, &work, t);
+        if (prepare(block, image, &work) == GOOD) {
+            for (t = 0; t < THREADS; t++) moved[t] = (u8)begin(block, t);
             for (; any; rounds[i]++) {
-                for (t = 0, any = 0; t < THREADS; t++) any |= moved[t] = (u8)is_moved(block, t);
                 for (t = 0; t < THREADS; t++)
-                    if (moved[t]) read_again(block, &work, t);
+                    if (moved[t]) read_on(block, &work, t);
+                for (t = 0, any = 0; t < THREADS; t++) any |= moved[t] = (u8)is_moved(block, t);
             }
-            for (t = 0; t < THREADS; t++) sum_groups(block, t);
-            sum_up(block);
-            if (block->status == GOOD)
+            for (t = 0; t < THREADS; t++) count_groups(block, t);
+            count_up(block);
+            if (block->status == GOOD) {
                 for (t = 0; t < THREADS; t++) store(block, &work, t);
+                for (t = 0; t < THREADS; t++) sum_differences(block, &work, t);
+                for (t = 0; t < THREADS; t++) sum_groups(block, t);
+                sum_up(block);
+                for (t = 0; t < THREADS; t++) store_sums(block, &work, t);
+            }
         }
         statuses[i] = block->status;
         if (block->status != GOOD) continue;
         for (int index = 0;; index++) {
-            int between[72], component = 0, pitch = 0;
-            u8* samples = samples_of(image, index, &component, &pitch);
+            int between[72], component = 0, pitch = 0, at = 0;
+            u8* samples = samples_of(image, index, &component, &pitch, &at);
             if (!samples) break;
             for (t = 0; t < 8; t++)
-                if (columns_of(work.coefficients + (i64)index * 64,
+                if (columns_of(work.coefficients + (i64)at * 64,
                                work.quantisers + 64 * component, t, between))
                     statuses[i] = DAMAGED;
             for (t = 0; t < 8; t++) rows_of(between + 9 * t, samples + (i64)t * pitch);

@@ -24,14 +24,15 @@ AROUND = 256
 
 
 @functools.cache
-def library() -> Any:
-    """Return the compiled kernels."""
+def library(threads: int = 256) -> Any:
+    """Return the compiled kernels, with so many threads for each image."""
     compiler = shutil.which("cc") or pytest.skip("needs a C compiler")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "jpeg.c", Path(folder) / "jpeg.so"
         parts = [path for path in SOURCES if path.stem != "kernels"]
         source.write_text("".join(path.read_text() for path in (*parts, MAIN)))
         flags = ["-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+        flags.append(f"-DTHREADS={threads}")
         subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
         return ctypes.CDLL(str(target))
 
@@ -62,8 +63,35 @@ class Decoded:
         return out
 
 
-def decode(data: bytes, plan: Any, stored: tuple[int, int]) -> Decoded:
+def decode(data: bytes, plan: Any, stored: tuple[int, int], threads: int = 256) -> Decoded:
     """Decode a file to memory as a plan lays it out."""
+    memory, row, source, start = _laid_out(data, plan)
+    status, rounds = np.full(1, -1, np.int32), np.zeros(1, np.int32)
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (row, status, rounds)]
+    library(threads).brimful_decode(*pointers[:2], 1, pointers[2])
+    assert (memory[:start] == GUARD).all() and (memory[start + plan.room.total :] == GUARD).all()
+    height, width = stored
+    pitch = int(row[4])
+    luma = memory[start : start + height * pitch].reshape(height, pitch)[:, :width]
+    return Decoded(int(status[0]), int(rounds[0]), luma, row, (memory, source))
+
+
+def first_ends(data: bytes, plan: Any, *, single: bool) -> Any:
+    """Return (256,) where readers end that begin in the middle of something.
+
+    Args:
+        data: A file.
+        plan: Of its memory.
+        single: One symbol a look instead of all that it shows.
+    """
+    _, row, _source, _ = _laid_out(data, plan)
+    ends = np.zeros(256, np.uint16)
+    pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (row, ends))
+    library().brimful_first_ends(*pointers, int(single))
+    return ends
+
+
+def _laid_out(data: bytes, plan: Any) -> tuple[Any, Any, Any, int]:
     total = plan.room.total
     memory = np.full(total + 2 * AROUND + 256, GUARD, np.uint8)
     start = AROUND + (-memory.ctypes.data - AROUND) % 256
@@ -72,11 +100,4 @@ def decode(data: bytes, plan: Any, stored: tuple[int, int]) -> Decoded:
     source = np.zeros(len(data) // 16 + 1, np.complex128)  # aligned to 16
     source.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
     row[FILE] = source.ctypes.data, len(data)
-    status, rounds = np.full(1, -1, np.int32), np.zeros(1, np.int32)
-    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (row, status, rounds)]
-    library().brimful_decode(*pointers[:2], 1, pointers[2])
-    assert (memory[:start] == GUARD).all() and (memory[start + total :] == GUARD).all()
-    height, width = stored
-    pitch = int(row[4])
-    luma = memory[start : start + height * pitch].reshape(height, pitch)[:, :width]
-    return Decoded(int(status[0]), int(rounds[0]), luma, row, (memory, source))
+    return memory, row, source, start

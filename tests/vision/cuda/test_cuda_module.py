@@ -25,9 +25,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("threads", [256, 512])
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90", "sm_120"])
-def test_the_jpeg_kernels_compile(architecture: str) -> None:
-    image = compiled("jpeg", SOURCES, architecture)
+def test_the_jpeg_kernels_compile(architecture: str, threads: int) -> None:
+    image = compiled("jpeg", SOURCES, architecture, [f"THREADS={threads}"])
     assert image.startswith(ELF)
     for kernel in (b"read_scans", b"transform_blocks", b"place_images"):
         assert kernel in image

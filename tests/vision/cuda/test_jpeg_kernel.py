@@ -17,36 +17,9 @@ from brimful.vision.cuda.jpeg import DAMAGED, GOOD, UNSUPPORTED, JpegDecoder
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import read_header
 from brimful.vision.letterbox import letterbox
-from host_jpeg import Decoded, decode, library
+from host_jpeg import decode, library
+from jpegs import FACTORS, decoded, encoded, expected_luma, picture
 from oracles import asset, shared
-
-FACTORS = {"444": 0x111111, "422": 0x211111, "440": 0x121111, "420": 0x221111}
-
-
-def decoded(data: bytes, geometry: Geometry | None = None) -> Decoded:
-    """Decode a file whose header can be read."""
-    header = read_header(data)
-    assert header is not None and header.size is not None and header.stored is not None
-    plan = Plans().of(header, geometry or CanvasPolicy().place(header.size))
-    return decode(data, plan, header.stored)
-
-
-def expected_luma(data: bytes) -> np.ndarray:
-    return simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
-
-
-def picture(size: tuple[int, int], *, block: int = 4, seed: int = 0) -> np.ndarray:
-    """Return blocks of random colours, and noise on them."""
-    rng = np.random.default_rng([seed, *size])
-    coarse = rng.integers(0, 256, (-(-size[0] // block), -(-size[1] // block), 3))
-    fine = coarse.repeat(block, 0).repeat(block, 1)[: size[0], : size[1]]
-    return np.clip(fine + rng.integers(-9, 10, fine.shape), 0, 255).astype(np.uint8)
-
-
-def encoded(image: np.ndarray, **options: int) -> bytes:
-    """Encode with OpenCV's options by their names."""
-    flags = [x for name, v in options.items() for x in (getattr(cv2, f"IMWRITE_JPEG_{name}"), v)]
-    return cv2.imencode(".jpg", image, flags)[1].tobytes()
 
 
 def test_both_languages_say_the_same() -> None:
@@ -152,21 +125,6 @@ def test_photographs_with_restarts_and_tables_of_their_own(
         np.testing.assert_array_equal(found.luma, expected_luma(data))
 
 
-def test_readers_fall_into_step() -> None:
-    """Each of 256 readers begins in the middle of something, and few rounds set it right."""
-    data = encoded(cv2.imread(str(asset("bus.jpg"))), QUALITY=92)
-    found = decoded(data)
-    assert found.status == GOOD and 2 <= found.rounds < 40
-
-
-def test_a_scan_in_which_no_reader_falls_into_step() -> None:
-    """Blocks that all look alike: the readers learn from each other, one a round."""
-    data = encoded(np.full((1200, 1600, 3), 90, np.uint8), SAMPLING_FACTOR=FACTORS["420"])
-    found = decoded(data)
-    assert found.status == GOOD
-    np.testing.assert_array_equal(found.luma, expected_luma(data))
-
-
 def test_a_table_with_more_symbols_than_bytes_have_is_damage() -> None:
     data = encoded(picture((16, 16))[..., 0].copy())
     table = b"\x11" + bytes(14) + b"\x0a\xff" + bytes(265)  # nothing uses it
@@ -213,6 +171,18 @@ def test_what_libjpeg_warns_of_is_not_decoded(restart: int) -> None:
         if found.status == GOOD:
             np.testing.assert_array_equal(found.luma, luma)
     assert min(seen.values()) > 20
+
+
+def test_restart_markers_that_are_missing_are_damage() -> None:
+    plain = encoded(picture((40, 56)), QUALITY=85)
+    scan = plain.index(b"\xff\xda")
+    for interval in (1, 5, 11):
+        data = plain[:scan] + b"\xff\xdd\x00\x04" + interval.to_bytes(2, "big") + plain[scan:]
+        with pytest.raises(ValueError, match="JPEG"):
+            simplejpeg.decode_jpeg(data, "GRAY", strict=True)
+        assert decoded(data).status == DAMAGED
+    data = plain[:scan] + b"\xff\xdd\x00\x04\x00\x0c" + plain[scan:]  # all in one
+    assert decoded(data).status == GOOD
 
 
 def test_files_cut_short_or_full_of_noise_are_refused() -> None:

@@ -38,7 +38,7 @@ ALIGNMENT = 16
 
 SOURCES = tuple(
     Path(__file__).with_suffix("") / f"{name}.cu"
-    for name in ("types", "segments", "bits", "scan", "transform", "place", "kernels")
+    for name in ("types", "segments", "bits", "scan", "dc", "transform", "place", "kernels")
 )
 """The kernels' files, which are one source."""
 
@@ -131,7 +131,8 @@ class JpegDecoder:
 
         Args:
             images: int64 (at least count, COLUMNS) on the device, rows as `describe` fills them.
-                Files begin at multiples of `ALIGNMENT`, on the device.
+                Files begin at multiples of `ALIGNMENT`, on the device, and what is behind one up to
+                the next multiple can be read.
             statuses: int32 (at least count,) on the device, gets `GOOD`, `UNSUPPORTED` or `DAMAGED`
                 for each image. The planes of one that is not `GOOD` are undefined.
             told: The same again, in pinned memory.

@@ -27,43 +27,96 @@ DEVICE int is_data(int before, int byte, int after, int* restart, int* stop) {
     return byte != 0xff || after == 0;
 }
 
+// A thread's way through its chunk, line by line, so that a warp's threads stay together: a line is
+// asked for while the one before it is looked at.
+typedef struct {
+    int at, end;    // bytes of the line that are the thread's
+    int before;     // the byte before them
+    u64 line, next; // the first byte lowest
+} Lines;
+
+DEVICE u64 line_at(const Work* work, int at) {
+    return at < work->length ? *(const u64*)(work->raw + at) : 0;
+}
+
+DEVICE Lines lines_from(const Block* block, const Work* work, int from, int to) {
+    int start = from / 8 * 8, begun = from > block->scan && from < to;
+    Lines lines = {from, least(start + 8, to), begun ? work->raw[from - 1] : 0, 0, 0};
+    if (from < to) {
+        lines.line = line_at(work, start);
+        lines.next = line_at(work, start + 8);
+    }
+    return lines;
+}
+
+DEVICE void next_line(Lines* lines, const Work* work, int to) {
+    lines->at = lines->end;
+    lines->end = least(lines->end + 8, to);
+    lines->line = lines->next;
+    if (lines->at < to) lines->next = line_at(work, lines->at + 8);
+}
+
+// Is the whole line data?
+DEVICE int is_plain(const Lines* lines) {
+    return lines->end - lines->at == 8 && lines->before != 0xff && !has_marker(lines->line);
+}
+
+DEVICE int byte_of(const Lines* lines, int at) { return (int)(lines->line >> at % 8 * 8 & 0xff); }
+
+DEVICE int byte_after(const Lines* lines, const Work* work, int at) {
+    if (at + 1 >= work->length) return 0xff;
+    return at % 8 == 7 ? (int)(lines->next & 0xff) : byte_of(lines, at + 1);
+}
+
 // Count data and markers in a thread's chunk. Returns where the scan ends, if it does there.
 DEVICE int count_data(Block* block, const Work* work, int thread) {
     int from, to, kept = 0, restarts = 0, stops = work->length;
     chunk_of(block, work, thread, &from, &to);
-    const u8* raw = work->raw;
-    int before = from > block->scan && from < to ? raw[from - 1] : 0;
-    for (int at = from; at < to && stops == work->length;) {
-        if (at % 8 == 0 && at + 8 <= to && before != 0xff) {
-            u64 line = *(const u64*)(raw + at);
-            if (!has_marker(line)) {
-                kept += 8;
-                at += 8;
-                before = (int)(line >> 56);
-                continue;
-            }
+    Lines lines = lines_from(block, work, from, to);
+    for (; lines.at < to && stops == work->length; next_line(&lines, work, to)) {
+        if (is_plain(&lines)) {
+            kept += 8;
+            lines.before = (int)(lines.line >> 56);
+            continue;
         }
-        int restart, stop, after = at + 1 < work->length ? raw[at + 1] : 0xff;
-        kept += is_data(before, raw[at], after, &restart, &stop);
-        restarts += restart;
-        if (stop) stops = at;
-        before = raw[at++];
+        for (int at = lines.at; at < lines.end && stops == work->length; at++) {
+            int restart, stop, byte = byte_of(&lines, at);
+            kept += is_data(lines.before, byte, byte_after(&lines, work, at), &restart, &stop);
+            restarts += restart;
+            if (stop) stops = at;
+            lines.before = byte;
+        }
     }
     block->kept[thread] = kept;
     block->restarts[thread] = restarts;
     return stops;
 }
 
-// Turn counts into sums of what is before, and lay out what follows. One thread does it.
-DEVICE void lay_out(Block* block, const Work* work) {
+// Turn counts into sums of what is before, in two levels: first within groups...
+DEVICE void sum_chunks(Block* block, const Work* work, int thread) {
+    if (thread >= GROUPS) return;
     int kept = 0, restarts = 0;
-    for (int i = 0; i < THREADS; i++) {
+    for (int i = thread * THREADS / GROUPS; i < (thread + 1) * THREADS / GROUPS; i++) {
         int from, to;
         chunk_of(block, work, i, &from, &to);
         int within = from < block->stop && from < to;
         int here = within ? block->kept[i] : 0, markers = within ? block->restarts[i] : 0;
         block->kept[i] = kept;
         block->restarts[i] = restarts;
+        kept += here;
+        restarts += markers;
+    }
+    block->kept_groups[thread] = kept;
+    block->restart_groups[thread] = restarts;
+}
+
+// ...then of groups, and lay out what follows. One thread does it.
+DEVICE void lay_out(Block* block, const Work* work) {
+    int kept = 0, restarts = 0;
+    for (int i = 0; i < GROUPS; i++) {
+        int here = block->kept_groups[i], markers = block->restart_groups[i];
+        block->kept_groups[i] = kept;
+        block->restart_groups[i] = restarts;
         kept += here;
         restarts += markers;
     }
@@ -85,49 +138,48 @@ DEVICE u32* starts_of(const Block* block, const Work* work) {
 
 // Copy the data of a thread's chunk to where it belongs.
 DEVICE void gather(Block* block, const Work* work, int thread) {
-    int from, to, kept = block->kept[thread], restarts = block->restarts[thread];
+    int from, to, group = thread / (THREADS / GROUPS);
+    int kept = block->kept_groups[group] + block->kept[thread];
+    int restarts = block->restart_groups[group] + block->restarts[thread];
     chunk_of(block, work, thread, &from, &to);
     to = least(to, block->stop);
-    const u8* raw = work->raw;
     u8* bits = work->bits;
     u32* starts = starts_of(block, work);
-    int before = from > block->scan && from < to ? raw[from - 1] : 0;
     u64 held = 0; // bytes that do not fill a word yet, the first one lowest
     int count = 0;
-    for (int at = from; at < to;) {
-        if (at % 8 == 0 && at + 8 <= to && before != 0xff && kept % 4 == 0) {
-            u64 line = *(const u64*)(raw + at);
-            if (!has_marker(line)) {
-                held |= line << (8 * count);
-                *(u32*)(bits + kept) = (u32)held;
-                held = count ? held >> 32 | line >> (64 - 8 * count) << 32 : held >> 32;
-                *(u32*)(bits + kept + 4) = (u32)held;
-                held >>= 32;
-                kept += 8;
-                at += 8;
-                before = (int)(line >> 56);
-                continue;
+    Lines lines = lines_from(block, work, from, to);
+    for (; lines.at < to; next_line(&lines, work, to)) {
+        if (is_plain(&lines) && kept % 4 == 0) {
+            u64 line = lines.line;
+            held |= line << (8 * count);
+            *(u32*)(bits + kept) = (u32)held;
+            held = count ? held >> 32 | line >> (64 - 8 * count) << 32 : held >> 32;
+            *(u32*)(bits + kept + 4) = (u32)held;
+            held >>= 32;
+            kept += 8;
+            lines.before = (int)(line >> 56);
+            continue;
+        }
+        for (int at = lines.at; at < lines.end; at++) {
+            int restart, stop, byte = byte_of(&lines, at);
+            int data = is_data(lines.before, byte, byte_after(&lines, work, at), &restart, &stop);
+            if (data && (count || kept % 4 == 0)) {
+                held |= (u64)byte << (8 * count++);
+                if (count == 4) {
+                    *(u32*)(bits + kept) = (u32)held;
+                    held = 0;
+                    count = 0;
+                    kept += 4;
+                }
+            } else if (data) {
+                bits[kept++] = (u8)byte; // before the first whole word
             }
-        }
-        int restart, stop, byte = raw[at], after = at + 1 < work->length ? raw[at + 1] : 0xff;
-        int data = is_data(before, byte, after, &restart, &stop);
-        if (data && (count || kept % 4 == 0)) {
-            held |= (u64)byte << (8 * count++);
-            if (count == 4) {
-                *(u32*)(bits + kept) = (u32)held;
-                held = 0;
-                count = 0;
-                kept += 4;
+            if (restart) {
+                if ((byte & 7) != (restarts & 7)) block->status = DAMAGED; // one is missing
+                starts[++restarts] = (u32)(kept + count);
             }
-        } else if (data) {
-            bits[kept++] = (u8)byte; // before the first whole word
+            lines.before = byte;
         }
-        if (restart) {
-            if ((byte & 7) != (restarts & 7)) block->status = DAMAGED; // one is missing
-            starts[++restarts] = (u32)(kept + count);
-        }
-        before = byte;
-        at++;
     }
     for (; count; count--, held >>= 8) bits[kept++] = (u8)held;
     if (thread == 0) {
@@ -139,7 +191,9 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
 
 // Clear the coefficients: most of them are zero and are not stored.
 DEVICE void clear(const Work* work, int thread) {
-    u64* lines = (u64*)work->coefficients;
-    int count = work->room / 4; // two bytes a sample, eight a line
-    for (int i = thread; i < count; i += THREADS) lines[i] = 0;
+    typedef struct { u64 low, high; } __attribute__((aligned(16))) Line;
+    Line* lines = (Line*)work->coefficients;
+    const Line none = {0, 0};
+    int count = work->room / 8; // two bytes a sample, sixteen a line
+    for (int i = thread; i < count; i += THREADS) lines[i] = none;
 }

@@ -18,7 +18,9 @@ read_scans(const i64* images, int* statuses, int* told) {
     __syncthreads();
     if (block.status == GOOD) {
         fill_tables(&block, &work, thread);
+        sum_chunks(&block, &work, thread);
         __syncthreads();
+        join_symbols(&block, thread);
         if (thread == 0) lay_out(&block, &work);
     }
     __syncthreads();
@@ -28,19 +30,29 @@ read_scans(const i64* images, int* statuses, int* told) {
     __syncthreads();
     if (good) {
         clear(&work, thread);
-        read_first(&block, &work, thread);
-        __syncthreads();
-        int moved = is_moved(&block, thread);
-        while (__syncthreads_or(moved)) {
-            if (moved) read_again(&block, &work, thread);
+        int moved = begin(&block, thread);
+        do {
+            if (moved) read_on(&block, &work, thread);
             __syncthreads();
             moved = is_moved(&block, thread);
+        } while (__syncthreads_or(moved));
+        count_groups(&block, thread);
+        __syncthreads();
+        if (thread == 0) count_up(&block);
+        __syncthreads();
+        good = block.status == GOOD;
+        __syncthreads();
+        if (good) {
+            store(&block, &work, thread);
+            __syncthreads();
+            sum_differences(&block, &work, thread);
+            __syncthreads();
+            sum_groups(&block, thread);
+            __syncthreads();
+            if (thread == 0) sum_up(&block);
+            __syncthreads();
+            store_sums(&block, &work, thread);
         }
-        sum_groups(&block, thread);
-        __syncthreads();
-        if (thread == 0) sum_up(&block);
-        __syncthreads();
-        if (block.status == GOOD) store(&block, &work, thread);
     }
     __syncthreads();
     if (thread == 0) statuses[blockIdx.x] = told[blockIdx.x] = block.status;
@@ -52,13 +64,13 @@ extern "C" __global__ void __launch_bounds__(256)
 transform_blocks(const i64* images, int* statuses, int* told) {
     __shared__ int between[32][72];
     const i64* image = images + (i64)blockIdx.y * COLUMNS;
-    int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8, component = 0, pitch = 0;
+    int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8, component = 0, pitch = 0, at = 0;
     int index = (int)blockIdx.x * 32 + block;
     if (statuses[blockIdx.y] != GOOD) return;
     const Work work = work_of(image);
-    u8* samples = samples_of(image, index, &component, &pitch);
+    u8* samples = samples_of(image, index, &component, &pitch, &at);
     if (samples) {
-        const i16* coefficients = work.coefficients + (i64)index * 64;
+        const i16* coefficients = work.coefficients + (i64)at * 64;
         if (columns_of(coefficients, work.quantisers + 64 * component, lane, between[block]))
             statuses[blockIdx.y] = told[blockIdx.y] = DAMAGED;
     }

@@ -1,12 +1,31 @@
 // Phases that read the scan: first for where its blocks lie, then for their coefficients.
+//
+// What counts is how long a symbol takes, as each waits for the one before it. So the window is
+// filled up by all readers of a warp at the same instruction, with a word that was asked for some
+// symbols earlier, and a reader that has too few bits waits until the next time. What is rare, as
+// long codes and the ends of intervals, is not in the loop that all of them run.
 
-// A window onto the bits: the next one is its highest. At least 32 are there.
+#define STEPS 4         // between two fillings, which bring 32 bits: as many looks take about that
+#define STORE_STEPS 6   // of one symbol each
+#define MOST_TAKEN 31   // bits of a symbol: 16 of its code and 15 of its value
+#define SURE (LOOK_BITS + 8) // bits before an end, where no look and no padding reaches it
+
+// A window onto the bits: the next one is its highest. Behind those there it has zeros.
 typedef struct {
-    u64 bits;
+    u32 high, low;
     int count;
     u32 next;  // word
-    u32 ahead; // that word, asked for long before it is needed
+    u32 ahead; // that word
 } Window;
+
+// What a place is while it is read from.
+typedef struct {
+    Window window;
+    u32 kinds; // of this block, lowest, and those behind it
+    u32 table, shift; // of the next look
+    int coefficient;
+    int blocks; // that ended
+} Reader;
 
 DEVICE u32 big_endian(u32 word) {
 #ifdef __CUDACC__
@@ -16,174 +35,258 @@ DEVICE u32 big_endian(u32 word) {
 #endif
 }
 
+// The upper word of two, shifted by the lowest five bits of `by`.
+DEVICE u32 shifted(u32 high, u32 low, u32 by) {
+#ifdef __CUDACC__
+    return __funnelshift_l(low, high, by);
+#else
+    return (u32)(((u64)high << 32 | low) << (by & 31) >> 32);
+#endif
+}
+
 DEVICE Window window_at(const u32* words, u32 bit) {
     Window window;
     const u32* at = words + (bit >> 5);
+    u32 high = big_endian(at[0]), low = big_endian(at[1]);
     window.next = (bit >> 5) + 2;
-    window.bits = (u64)big_endian(at[0]) << 32 | big_endian(at[1]);
-    window.bits <<= bit & 31;
+    window.high = shifted(high, low, bit);
+    window.low = shifted(low, 0, bit);
     window.count = 64 - (int)(bit & 31);
     window.ahead = words[window.next];
     return window;
 }
 
-DEVICE void move_on(Window* window, const u32* words, int bits) {
-    window->bits <<= bits;
-    window->count -= bits;
-    if (window->count < 32) {
-        window->bits |= (u64)big_endian(window->ahead) << (32 - window->count);
+// There are more than 32 bits then.
+DEVICE void fill_up(Window* window, const u32* words) {
+    if (window->count <= 32) {
+        u64 added = (u64)big_endian(window->ahead) << (32 - window->count);
+        window->high |= (u32)(added >> 32);
+        window->low |= (u32)added;
         window->count += 32;
         window->ahead = words[++window->next];
     }
 }
 
-// Where the coefficients of a block go.
-DEVICE i16* stored(const Block* block, const Work* work, int x, int y, int part) {
-    int luma = block->across * block->down, columns = block->across_mcus, blocks;
-    if (part < luma) {
-        int down = block->across == 2 ? part >> 1 : part;
-        int across = block->across == 2 ? part & 1 : 0;
-        blocks = (y * block->down + down) * columns * block->across + x * block->across + across;
-    } else {
-        blocks = block->mcus * part + y * columns + x; // Cb and Cr come after all of luma
+// Get on by the lowest five bits of `taken`.
+DEVICE void move_on(Window* window, u32 taken) {
+    window->high = shifted(window->high, window->low, taken);
+    window->low = shifted(window->low, 0, taken);
+    window->count -= (int)(taken & 31);
+}
+
+DEVICE u32 bit_of(const Window* window) { return 32 * window->next - (u32)window->count; }
+
+// Each block of an MCU has four bits, its kind: its tables of DC and of AC, where they count as
+// indices, and whether it is of chroma; and then whether that is red, else whether other blocks of
+// the MCU are before it. The MCU repeats, so kinds are turned round. What they leave below is
+// nobody's.
+#define KIND_BITS 4
+#define OTHER (1u << (DC_BITS - 1))
+#define DC_KIND (1u << DC_BITS)
+#define CHROMA (1u << (DC_BITS + 1))
+#define AC_KIND (1u << LOOK_BITS)
+#define DC_LOOKS (2u << LOOK_BITS) // where the tables of DC begin
+#define KIND (OTHER | DC_KIND | CHROMA | AC_KIND)
+
+DEVICE u32 kinds_of(const Block* block) {
+    u32 kinds = 0;
+    int luma = block->across * block->down;
+    for (int part = block->parts - 1; part >= 0; part--) {
+        int component = part < luma ? 0 : part - luma + 1;
+        u32 kind = block->dc_of[component] ? DC_KIND : 0;
+        if (block->ac_of[component] == 3) kind |= AC_KIND;
+        if (component) kind |= CHROMA;
+        if (component ? component == 2 : part) kind |= OTHER;
+        kinds = kinds << KIND_BITS | kind;
     }
-    return work->coefficients + (i64)blocks * 64;
+    return kinds;
 }
 
-// Look up a code that is too long for the table; 0 if there is none.
-DEVICE u32 long_step(const Block* block, int table, u32 code) {
-    int length = FAST_BITS + 1;
-    while (length <= 16 && code >= block->above[table][length]) length++;
-    if (length > 16) return 0;
-    int index = block->values_at[table][length] + (int)(code >> (16 - length));
-    return step_of(table, length, block->values[table][index & 255]);
+DEVICE u32 turned(u32 kinds, int parts) {
+    return kinds >> KIND_BITS | (kinds & KIND) << (KIND_BITS * (parts - 1));
 }
 
-// Read a share from a place on. With `store` the place is right, `totals` says what was before it,
-// and the coefficients are stored; else `totals` gets what is in it.
+DEVICE int is_first(u32 kinds) { return !(kinds & (CHROMA | OTHER)); }
+
+DEVICE int component_of(u32 kinds) { return kinds & CHROMA ? kinds & OTHER ? 2 : 1 : 0; }
+
+DEVICE u32 kinds_at(u32 kinds, int part, int parts) {
+    for (int i = 0; i < part; i++) kinds = turned(kinds, parts);
+    return kinds;
+}
+
+DEVICE int part_of(u32 kinds, int parts) {
+    int part = 0;
+    for (; !is_first(kinds); kinds = turned(kinds, parts)) part = part ? part - 1 : parts - 1;
+    return part;
+}
+
+DEVICE Reader reader_at(const u32* words, u32 bit, u32 kinds, int coefficient, int blocks) {
+    Reader reader = {window_at(words, bit), kinds, kinds & AC_KIND, 32 - LOOK_BITS, coefficient,
+                     blocks};
+    if (!coefficient) {
+        reader.table = (kinds & DC_KIND) | DC_LOOKS;
+        reader.shift = 32 - DC_BITS;
+    }
+    return reader;
+}
+
+// The entry for the window of a reader that has `enough` bits, else one that does nothing.
+DEVICE u32 entry_of(const Block* block, const Reader* reader, int enough) {
+    u32 entry = block->looks[reader->table + (reader->window.high >> reader->shift)];
+    return reader->window.count >= enough ? entry : 0;
+}
+
+// The step of a code that is too long for the table; one that there is not ends the block, if it is
+// not the block's first. No count depends on another one, so that nothing waits.
+DEVICE u32 long_step(const Block* block, const Reader* reader, int* unknown) {
+    u32 index = reader->table; // 0 and AC_KIND, DC_LOOKS and DC_LOOKS + DC_KIND
+    int table = index < DC_LOOKS ? index ? 3 : 2 : index > DC_LOOKS;
+    u32 code = reader->window.high >> 16;
+    int length = DC_BITS + 1;
+    for (int i = DC_BITS + 1; i <= 16; i++) length += code >= block->above[table][i];
+    if (length > 16) {
+        *unknown = 1;
+        return 63 << 5 | 16;
+    }
+    int value = block->values_at[table][length] + (int)(code >> (16 - length));
+    return step_of(table, length, block->values[table][value & 255]);
+}
+
+// The step of all the symbols of an entry, or of its first if the block ends before the last.
+DEVICE u32 joined(const Reader* reader, u32 entry) {
+    u32 most = ~((u32)reader->coefficient << BEFORE_SHIFT); // 63 - coefficient are before the last
+    return entry > most ? entry : entry >> STEP_BITS;
+}
+
+// Get on by a step: all that comes next depends on it, so there are no branches. One of zero does
+// nothing.
+DEVICE void follow(Reader* reader, u32 step, int parts) {
+    int on = (int)(step >> 5 & 63);
+    u32 kinds = turned(reader->kinds, parts), dc = (kinds & DC_KIND) | DC_LOOKS;
+    u32 table = on ? reader->kinds & AC_KIND : reader->table;
+    u32 shift = on ? 32 - LOOK_BITS : reader->shift;
+    move_on(&reader->window, step);
+    on += reader->coefficient;
+    int ended = on > 63;
+    reader->coefficient = ended ? 0 : on;
+    reader->table = ended ? dc : table;
+    reader->shift = ended ? 32 - DC_BITS : shift;
+    reader->kinds = ended ? kinds : reader->kinds;
+    reader->blocks += ended;
+}
+
+// A coefficient that is still to be stored.
+typedef struct {
+    u32 at;
+    int value, is;
+} Found;
+
+// What a step gives. `seen` has a bit above 63 once a place is there.
+DEVICE Found found(const Block* block, const Reader* reader, u32 step, int expected, int* seen) {
+    int taken = (int)(step & 31), size = (int)(step >> 11 & 15);
+    int behind = reader->coefficient + (int)(step >> 5 & 63);
+    // The value's bits; a negative one has zero first, and its bits are those of its size inverted.
+    u32 bits = reader->window.high << (taken - size);
+    int sign = ~((int)bits >> 31);
+    Found found;
+    found.value = ((int)((bits ^ (u32)sign) >> (-size & 31)) ^ sign) - sign;
+    found.at = (u32)reader->blocks * 64 + block->natural[behind];
+    found.is = size && reader->blocks < expected;
+    *seen |= size ? behind - 1 : 0;
+    return found;
+}
+
+DEVICE void write(i16* coefficients, Found found) {
+    if (found.is) coefficients[found.at] = (i16)found.value;
+}
+
+// Read a share from a place on. With `store` the place is right, `blocks` says how many are before
+// it, and the coefficients are stored in the scan's order, of DC the differences. Returns where the
+// share ends; `blocks` gets those that ended in it.
 DEVICE Place read_share(
-    Block* block, const Work* work, Place place, u32 limit, Totals* totals, int store
+    Block* block, const Work* work, Place place, u32 limit, int* blocks, int store
 ) {
     const u32* words = (const u32*)work->bits;
     const u32* starts = starts_of(block, work);
-    int luma = block->across * block->down, parts = block->parts, expected = block->mcus * parts;
-    int blocks = store ? totals->blocks : 0, restarts = 0;
-    int sum0 = store ? totals->sums[0] : 0, sum1 = store ? totals->sums[1] : 0;
-    int sum2 = store ? totals->sums[2] : 0;
-    u32 bit = place.bit;
-    int part = place.block, k = place.coefficient;
+    i16* coefficients = work->coefficients;
+    int parts = block->parts, expected = block->mcus * parts, segments = block->segments;
+    int wrong = 0, seen = 0;
+    u32 all_kinds = kinds_of(block), bit = place.bit;
     // The interval that the place is in.
-    int segment = 0, beyond = block->segments;
+    int segment = 0, beyond = segments;
     while (beyond - segment > 1) {
         int middle = (segment + beyond) / 2;
         if (starts[middle] * 8 <= bit) segment = middle;
         else beyond = middle;
     }
     u32 end = starts[segment + 1] * 8;
-    if (segment && bit == starts[segment] * 8) { // the thread before stopped short of it
-        sum0 = sum1 = sum2 = 0;
-        restarts = 1;
-        if (store && blocks != segment * block->interval * parts) block->status = DAMAGED;
-    }
-    // Two bits a table: of the first component DC's and AC's, and so on.
-    u32 tables = 0;
-    for (int i = 2; i >= 0; i--)
-        tables = tables << 4 | (u32)(block->ac_of[i] << 2 | block->dc_of[i]);
-    const u16* fast = block->fast[0];
-    Window window = window_at(words, bit);
-    int component = part < luma ? 0 : part - luma + 1;
-    u32 pair = tables >> (4 * component);
-    int x = store ? blocks / parts % block->across_mcus : 0;
-    int y = store ? blocks / parts / block->across_mcus : 0;
-    i16* target = 0;
-    if (store && blocks < expected) target = stored(block, work, x, y, part);
-    while (bit < limit) {
-        u32 bits = (u32)(window.bits >> 32);
+    if (store && segment && bit == starts[segment] * 8) // the thread before stopped short of it
+        wrong |= *blocks != segment * block->interval * parts || place.part || place.coefficient;
+    u32 kinds = kinds_at(all_kinds, place.part, parts);
+    Reader reader = reader_at(words, bit, kinds, place.coefficient, store ? *blocks : 0);
+    while (!wrong) {
+        int unknown = 0;
+        u32 stop = end < limit ? end : limit;
+        while (bit_of(&reader.window) + SURE <= stop) {
+            fill_up(&reader.window, words);
+            // Where the share ends must not depend on how many symbols a look had.
+            int enough = (int)(32 * reader.window.next + SURE - stop);
+            if (enough < MOST_TAKEN) enough = MOST_TAKEN;
+            // A coefficient is written a step later: by then it is known where.
+            Found last = {0, 0, 0};
+            UNROLLED for (int i = 0; i < (store ? STORE_STEPS : STEPS); i++) {
+                u32 entry = entry_of(block, &reader, enough);
+                if (i == 0 && entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
+                else if (!store) entry = joined(&reader, entry);
+                if (store) {
+                    write(coefficients, last);
+                    last = found(block, &reader, entry, expected, &seen);
+                }
+                follow(&reader, entry, parts);
+            }
+            write(coefficients, last);
+        }
+        if (store) wrong |= unknown;
+        // One symbol, or what is between two intervals.
+        bit = bit_of(&reader.window);
+        if (bit >= limit) break;
+        fill_up(&reader.window, words);
+        u32 bits = reader.window.high;
         if (end < bit + 8) {
             // The padding of an interval's last byte is ones, which begin no code so short.
             u32 left = end > bit ? end - bit : 0;
-            int whole = part == 0 && k == 0 && bits >> 24 >> (8 - left) == (1u << left) - 1;
+            int whole = is_first(reader.kinds) && reader.coefficient == 0 &&
+                        bits >> 24 >> (8 - left) == (1u << left) - 1;
             if (whole || !left) {
-                if (store && (!whole || bit > end)) block->status = DAMAGED;
+                if (store) wrong |= !whole || bit > end;
                 segment++;
+                reader = reader_at(words, end, all_kinds, 0, reader.blocks);
                 bit = end;
-                part = k = 0;
-                component = 0;
-                pair = tables;
-                if (segment >= block->segments) break;
-                window = window_at(words, bit);
+                if (segment >= segments) break;
                 end = starts[segment + 1] * 8;
-                sum0 = sum1 = sum2 = 0;
-                restarts = 1;
-                if (store && blocks != segment * block->interval * parts) {
-                    block->status = DAMAGED;
-                    break;
-                }
+                if (store) wrong |= reader.blocks != segment * block->interval * parts;
                 continue;
             }
         }
-        int table = (int)((k ? pair >> 2 : pair) & 3);
-        u32 step = fast[table << FAST_BITS | (int)(bits >> (32 - FAST_BITS))];
-        if (!step) {
-            step = long_step(block, table, bits >> 16);
-            if (!step) { // no such code
-                if (store) block->status = DAMAGED;
-                step = 64 << 9 | 16;
-            }
-        }
-        int taken = (int)(step & 31), size = (int)(step >> 5 & 15), on = (int)(step >> 9);
-        int value = 0;
-        if (store || k == 0) {
-            // The value's bits, and below half of their range it is negative.
-            value = (int)((bits << (taken - size)) >> 1 >> (31 - size));
-            if (value < 1 << size >> 1) value -= (1 << size) - 1;
-        }
-        if (k == 0) {
-            sum0 += component == 0 ? value : 0;
-            sum1 += component == 1 ? value : 0;
-            sum2 += component == 2 ? value : 0;
-            if (store) value = component == 0 ? sum0 : component == 1 ? sum1 : sum2;
-        }
+        u32 entry = entry_of(block, &reader, 0);
+        if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
         if (store) {
-            int at = k + on - 1;
-            if (k ? size > 0 : 1) {
-                if (at > 63) block->status = DAMAGED;
-                else if (target) target[block->natural[at]] = (i16)value;
-            }
+            write(coefficients, found(block, &reader, entry, expected, &seen));
+            wrong |= unknown;
         }
-        bit += (u32)taken;
-        move_on(&window, words, taken);
-        k += on;
-        if (k > 63) {
-            blocks++;
-            k = 0;
-            part = part + 1 == parts ? 0 : part + 1;
-            component = part < luma ? 0 : part - luma + 1;
-            pair = tables >> (4 * component);
-            if (store) {
-                if (part == 0 && ++x == block->across_mcus) {
-                    x = 0;
-                    y++;
-                }
-                // Behind the last block must be the end.
-                target = blocks < expected ? stored(block, work, x, y, part) : 0;
-            }
-        } else if (store && !target) {
-            block->status = DAMAGED;
-            break;
-        }
+        follow(&reader, entry, parts);
     }
-    if (store && bit > (u32)block->bytes * 8) block->status = DAMAGED;
-    if (!store) {
-        totals->blocks = blocks;
-        totals->restarts = restarts;
-        totals->sums[0] = sum0;
-        totals->sums[1] = sum1;
-        totals->sums[2] = sum2;
+    if (store) {
+        // No symbol goes beyond its interval's end, and behind the last block there is none.
+        wrong |= bit > end || reader.blocks + (reader.coefficient > 0) > expected;
+        if (wrong || seen > 63) block->status = DAMAGED;
+    } else {
+        *blocks = reader.blocks;
     }
     place.bit = bit;
-    place.block = (u16)part;
-    place.coefficient = (u16)k;
+    place.part = part_of(reader.kinds, parts);
+    place.coefficient = reader.coefficient;
     return place;
 }
 
@@ -192,15 +295,18 @@ DEVICE u32 limit_of(const Block* block, int thread) {
     return (u32)(limit < bits ? limit : bits);
 }
 
-// Read a share from where it begins, whatever that is the middle of.
-DEVICE void read_first(Block* block, const Work* work, int thread) {
-    if (thread >= block->readers) return;
-    Place place;
-    place.bit = block->share * (u32)thread;
-    place.block = place.coefficient = 0;
-    block->begins[thread] = packed(place);
-    place = read_share(block, work, place, limit_of(block, thread), &block->totals[thread], 0);
-    block->ends[thread] = packed(place);
+// Each share is read from where it begins first, whatever that is the middle of. Returns whether
+// there is one.
+DEVICE int begin(Block* block, int thread) {
+    block->begins[thread] = 0;
+    return thread < block->readers;
+}
+
+DEVICE void read_on(Block* block, const Work* work, int thread) {
+    u32 start = block->share * (u32)thread, limit = limit_of(block, thread);
+    Place place = unpacked(block->begins[thread], start);
+    place = read_share(block, work, place, limit, &block->totals[thread].blocks, 0);
+    block->ends[thread] = packed(place, limit);
 }
 
 // Has the thread before ended elsewhere than this one began? Then it has to read again.
@@ -211,49 +317,37 @@ DEVICE int is_moved(Block* block, int thread) {
     return 1;
 }
 
-DEVICE void read_again(Block* block, const Work* work, int thread) {
-    Place place = unpacked(block->begins[thread]);
-    place = read_share(block, work, place, limit_of(block, thread), &block->totals[thread], 0);
-    block->ends[thread] = packed(place);
-}
-
-// What is in two shares one after the other.
-DEVICE Totals both(Totals first, Totals second) {
-    first.blocks += second.blocks;
-    for (int i = 0; i < 3; i++)
-        first.sums[i] = second.sums[i] + (second.restarts ? 0 : first.sums[i]);
-    first.restarts |= second.restarts;
-    return first;
-}
-
-// Turn totals into what is before each share, in two levels: first within groups...
-DEVICE void sum_groups(Block* block, int thread) {
+// Turn the blocks of shares into those before each one, in two levels: first within groups...
+DEVICE void count_groups(Block* block, int thread) {
     if (thread >= GROUPS) return;
-    Totals before = {0, 0, {0, 0, 0}};
+    int before = 0;
     for (int i = thread * THREADS / GROUPS; i < (thread + 1) * THREADS / GROUPS; i++) {
         if (i >= block->readers) break;
-        Totals here = block->totals[i];
-        block->totals[i] = before;
-        before = both(before, here);
+        int here = block->totals[i].blocks;
+        block->totals[i].blocks = before;
+        before += here;
     }
-    block->groups[thread] = before;
+    block->groups[thread].blocks = before;
 }
 
 // ...then of groups, by one thread...
-DEVICE void sum_up(Block* block) {
-    Totals before = {0, 0, {0, 0, 0}};
+DEVICE void count_up(Block* block) {
+    int before = 0;
     for (int i = 0; i < GROUPS; i++) {
-        Totals here = block->groups[i];
-        block->groups[i] = before;
-        before = both(before, here);
+        int here = block->groups[i].blocks;
+        block->groups[i].blocks = before;
+        before += here;
     }
-    if (before.blocks != block->mcus * block->parts) block->status = DAMAGED;
+    if (before != block->mcus * block->parts) block->status = DAMAGED;
+    // The last interval, too, must not be longer than it may be.
+    int interval = block->interval;
+    if (interval && (block->mcus - 1) / interval >= block->segments) block->status = DAMAGED;
 }
 
-// ...and both together when the share is stored.
+// ...and both together.
 DEVICE void store(Block* block, const Work* work, int thread) {
     if (thread >= block->readers) return;
-    Place place = unpacked(block->begins[thread]);
-    Totals before = both(block->groups[thread / (THREADS / GROUPS)], block->totals[thread]);
-    read_share(block, work, place, limit_of(block, thread), &before, 1);
+    Place place = unpacked(block->begins[thread], block->share * (u32)thread);
+    int blocks = block->groups[thread / (THREADS / GROUPS)].blocks + block->totals[thread].blocks;
+    read_share(block, work, place, limit_of(block, thread), &blocks, 1);
 }

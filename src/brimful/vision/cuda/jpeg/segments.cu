@@ -106,13 +106,29 @@ DEVICE void read_segments(Block* block, const i64* image, const Work* work) {
     if (status != GOOD) block->status = status;
 }
 
-// What a code stands for, in 16 bits. From the lowest: 5 that the code and the value behind it take
-// together, 4 that the value takes, 7 for how many coefficients it gets on by: 64 ends the block.
+// What a code stands for, in 15 bits. From the lowest: 5 that the code and the value behind it take
+// together, 6 for how many coefficients it gets on by (from the first of AC, 63 end the block), 4
+// that the value takes.
 DEVICE u32 step_of(int table, int length, int symbol) {
     int size = symbol & 15, run = symbol >> 4;
-    int on = table < 2 ? 1 : size || run == 15 ? run + 1 : 64;
-    return (u32)(on << 9 | size << 5 | (length + size));
+    int on = table < 2 ? 1 : size || run == 15 ? run + 1 : 63;
+    return (u32)(size << 11 | on << 5 | (length + size));
 }
+
+// An entry of the tables: a step, and above it the same of all the symbols that the look shows
+// whole: 5 bits that they take, 6 for how many coefficients they get on by, and 6 for how many of
+// these are before the last symbol's. A code too long for the table has an entry that does nothing.
+#define STEP_BITS 15
+#define STEP_MASK ((1u << STEP_BITS) - 1)
+#define BEFORE_SHIFT 26
+#define LONG_CODE (63u << BEFORE_SHIFT)
+
+// Where the entries of a table begin, and the bits of a look into it.
+DEVICE int looks_at(int table) {
+    return table < 2 ? (2 << LOOK_BITS) + (table << DC_BITS) : (table - 2) << LOOK_BITS;
+}
+
+DEVICE int look_bits(int table) { return table < 2 ? DC_BITS : LOOK_BITS; }
 
 // Bounds of each length of code, one table a thread.
 DEVICE void measure_codes(Block* block, const Work* work, int thread) {
@@ -130,29 +146,55 @@ DEVICE void measure_codes(Block* block, const Work* work, int thread) {
     }
 }
 
-// The look-up tables, and the quantisers in natural order.
+// The symbols, entries of one step, and the quantisers in natural order.
 DEVICE void fill_tables(Block* block, const Work* work, int thread) {
     for (int table = 0; table < 4; table++) {
         if (!block->tables[table]) continue;
         const u8* values = work->raw + block->tables[table] + 16;
-        int left = work->length - (block->tables[table] + 16);
+        int left = work->length - (block->tables[table] + 16), width = look_bits(table);
+        u32* looks = block->looks + looks_at(table);
+        u32 above[LOOK_BITS + 1];
+        for (int i = 1; i <= LOOK_BITS; i++)
+            above[i] = i <= width ? block->above[table][i] : 1u << 16;
         for (int i = thread; i < 256; i += THREADS)
             block->values[table][i] = i < left ? values[i] : 0;
-        for (u32 i = (u32)thread; i < 1u << FAST_BITS; i += THREADS) {
-            u32 bits = i << (16 - FAST_BITS);
+        for (u32 i = (u32)thread; i < 1u << width; i += THREADS) {
+            u32 bits = i << (16 - width), found = LONG_CODE;
             int length = 1;
-            while (length <= FAST_BITS && bits >= block->above[table][length]) length++;
-            u16 found = 0;
-            if (length <= FAST_BITS) {
+            for (int j = 1; j <= LOOK_BITS; j++) length += bits >= above[j];
+            if (length <= width) {
                 int index = block->values_at[table][length] + (int)(bits >> (16 - length));
-                found = (u16)step_of(table, length, index < left ? values[index & 255] : 0);
+                found = step_of(table, length, index < left ? values[index & 255] : 0);
             }
-            block->fast[table][i] = found;
+            looks[i] = found;
         }
     }
-    for (int i = thread; i < 64; i += THREADS) block->natural[i] = NATURAL[i];
+    for (int i = thread; i < 128; i += THREADS) block->natural[i] = NATURAL[(i + 63) & 63];
     for (int i = thread; i < block->components * 64; i += THREADS) {
         const u8* values = work->raw + block->quantisers[block->quantiser_of[i / 64]];
         work->quantisers[i / 64 * 64 + NATURAL[i % 64]] = values[i % 64];
+    }
+}
+
+// Add to each entry what all the symbols of the look do. Other threads only read its step, which
+// stays.
+DEVICE void join_symbols(Block* block, int thread) {
+    for (int table = 0; table < 4; table++) {
+        if (!block->tables[table]) continue;
+        u32* looks = block->looks + looks_at(table);
+        int width = look_bits(table);
+        for (u32 i = (u32)thread; i < 1u << width; i += THREADS) {
+            u32 step = looks[i] & STEP_MASK, next = step;
+            int taken = step & 31, on = step >> 5 & 63, before = 0;
+            if (!taken) continue;
+            while (table >= 2 && taken < width && on < 63) {
+                next = looks[i << taken & ((1u << width) - 1)] & STEP_MASK;
+                if (!next || taken + (int)(next & 31) > width) break;
+                before = on;
+                taken += next & 31;
+                on = least(on + (int)(next >> 5 & 63), 63);
+            }
+            looks[i] = (u32)before << BEFORE_SHIFT | (u32)(on << 5 | taken) << STEP_BITS | step;
+        }
     }
 }

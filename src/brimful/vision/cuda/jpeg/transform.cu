@@ -24,16 +24,24 @@ DEVICE void transform(const int in[8], int out[8], int shift) {
     }
 }
 
-// Where a block's samples go, and which component's it is.
-DEVICE u8* samples_of(const i64* image, int index, int* component, int* pitch) {
+// Where a block's samples go, which component's it is, and which block of the scan it was.
+DEVICE u8* samples_of(const i64* image, int index, int* component, int* pitch, int* scanned) {
     int width = (int)image[WIDTH], height = (int)image[HEIGHT];
     int across = (int)image[ACROSS], down = (int)image[DOWN];
     int columns = (width + 8 * across - 1) / (8 * across);
     int mcus = columns * ((height + 8 * down - 1) / (8 * down)), luma = mcus * across * down;
     if (index >= luma + (image[CHROMA_PITCH] ? 2 * mcus : 0)) return 0;
     *component = index < luma ? 0 : index < luma + mcus ? 1 : 2;
-    if (*component) index -= luma + (*component - 1) * mcus;
-    else columns *= across;
+    int parts = across * down + (image[CHROMA_PITCH] ? 2 : 0);
+    if (*component) {
+        index -= luma + (*component - 1) * mcus;
+        *scanned = index * parts + across * down + *component - 1;
+    } else {
+        int y = index / (columns * across), x = index - y * columns * across;
+        int mcu = y / down * columns + x / across;
+        *scanned = mcu * parts + y % down * across + x % across;
+        columns *= across;
+    }
     *pitch = (int)(*component ? image[CHROMA_PITCH] : image[LUMA_PITCH]);
     u8* plane = (u8*)image[LUMA + *component];
     return plane + (i64)(index / columns) * 8 * *pitch + index % columns * 8;

@@ -10,15 +10,17 @@
 // Algorithms with 11 Multiplications, ICASSP 1989) in the fixed point of libjpeg's slow and exact
 // method, so that the samples are the CPU decoder's. Formats: ITU-T T.81.
 //
-// The files of this folder are one source, in the order types, segments, bits, scan, transform,
+// The files of this folder are one source, in the order types, segments, bits, scan, dc, transform,
 // place, kernels. All but the last are C that is also C++: tests compile them for the CPU and run
 // the phases of a block in turn. Between phases, all threads of a block wait for each other.
 
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
+#define UNROLLED _Pragma("unroll")
 #define CONSTANT static __device__ __constant__ const
 #else
 #define DEVICE static inline
+#define UNROLLED
 #define CONSTANT static const
 #endif
 
@@ -34,7 +36,8 @@ typedef unsigned long long u64;
 #endif
 #define GROUPS 16      // of threads, whose results are summed up in turn
 #define SHARE_BITS 512 // shares are no shorter: a reader needs some room to fall into step
-#define FAST_BITS 10   // codes so short are found in one look
+#define LOOK_BITS 11   // of AC: symbols that take so many together are found in one look
+#define DC_BITS 9      // codes of DC so short are
 #define PADDING 32     // bytes behind the scan, for readers that look ahead
 
 // The columns of the table that describes images, one row each (`jpeg.describe`): addresses of the
@@ -63,26 +66,29 @@ CONSTANT u8 NATURAL[64] = {
 // Where a reader is: the next bit, which block of its MCU that belongs to, and which coefficient.
 typedef struct {
     u32 bit;
-    u16 block;
-    u16 coefficient;
+    int part, coefficient;
 } Place;
 
-// What was read in a share.
+// What is in a share: blocks that end there; of its blocks, the sums of DC's differences since the
+// last restart, and whether there was one.
 typedef struct {
-    int blocks;   // that ended in it
-    int restarts; // whether a restart interval began in it
-    int sums[3];  // of the differences of DC, since the last restart
+    int blocks;
+    u16 sums[3], restarts;
 } Totals;
 
 typedef struct {
-    u16 fast[4][1 << FAST_BITS]; // steps, 0 where the code is longer; tables: DC 0, 1, AC 0, 1
+    u32 looks[2 * (1 << LOOK_BITS) + 2 * (1 << DC_BITS)]; // tables: AC 0, 1, DC 0, 1
     u32 above[4][17];            // first code longer than so many bits, left-aligned to 16 bits
     int values_at[4][17];        // a code of that length, added to this, is the index of its symbol
-    u8 values[4][256];
-    u8 natural[64];              // NATURAL, which threads read at different places
-    u64 begins[THREADS], ends[THREADS]; // packed places
-    Totals totals[THREADS], groups[GROUPS];
-    int kept[THREADS], restarts[THREADS]; // bytes and restart markers before a thread's chunk
+    u8 values[4][256];           // tables: DC 0, 1, AC 0, 1, as the file counts them
+    u8 natural[128];             // NATURAL from 1 on, which threads read at different places
+    u16 begins[THREADS], ends[THREADS]; // packed places
+    union {
+        struct { int kept[THREADS], restarts[THREADS]; }; // before a thread's chunk: bytes, markers
+        Totals totals[THREADS];
+    };
+    Totals groups[GROUPS];
+    int kept_groups[GROUPS], restart_groups[GROUPS];
     int tables[4], quantisers[4];         // where they lie in the file, or 0
     int quantiser_of[3], dc_of[3], ac_of[3];
     int components, across, down;
@@ -104,15 +110,13 @@ typedef struct {
     int room;      // bytes that `bits` and `starts` may take
 } Work;
 
-DEVICE u64 packed(Place place) {
-    return (u64)place.bit << 32 | (u32)place.block << 16 | place.coefficient;
+// A place near a bit that both sides know: readers stop less than 32 bits behind their limit.
+DEVICE u16 packed(Place place, u32 near) {
+    return (u16)((place.bit - near) << 9 | (u32)(place.part << 6) | (u32)place.coefficient);
 }
 
-DEVICE Place unpacked(u64 value) {
-    Place place;
-    place.bit = (u32)(value >> 32);
-    place.block = (u16)(value >> 16 & 0xffff);
-    place.coefficient = (u16)(value & 0xffff);
+DEVICE Place unpacked(u32 value, u32 near) {
+    Place place = {near + (value >> 9), (int)(value >> 6 & 7), (int)(value & 63)};
     return place;
 }
 

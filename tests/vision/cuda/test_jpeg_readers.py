@@ -1,0 +1,114 @@
+"""How the JPEG kernels read a scan, on the CPU, against libjpeg-turbo: readers, looks, sums."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from brimful.runtimes.cuda.plan import Plans
+from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.cuda.jpeg import DAMAGED, GOOD
+from brimful.vision.header import read_header
+from host_jpeg import first_ends
+from jpegs import FACTORS, assert_pixels, decoded, encoded, expected_luma, picture
+from oracles import asset
+
+
+def test_readers_fall_into_step() -> None:
+    """Each of 256 readers begins in the middle of something, and few rounds set it right."""
+    data = encoded(cv2.imread(str(asset("bus.jpg"))), QUALITY=92)
+    found = decoded(data)
+    assert found.status == GOOD and 2 <= found.rounds < 40
+
+
+def test_a_scan_in_which_no_reader_falls_into_step() -> None:
+    """Blocks that all look alike: the readers learn from each other, one a round."""
+    data = encoded(np.full((1200, 1600, 3), 90, np.uint8), SAMPLING_FACTOR=FACTORS["420"])
+    found = decoded(data)
+    assert found.status == GOOD
+    np.testing.assert_array_equal(found.luma, expected_luma(data))
+
+
+@pytest.mark.parametrize("restart", [0, 9])
+def test_where_a_reader_ends_does_not_depend_on_its_looks(restart: int) -> None:
+    """Else a reader that does the same as before would seem to have moved, and all behind it."""
+    photograph = cv2.imread(str(asset("bus.jpg")))
+    for image, quality in ((photograph, 90), (photograph, 30), (picture((400, 600)), 80)):
+        for optimize in (0, 1):
+            data = encoded(image, QUALITY=quality, OPTIMIZE=optimize, RST_INTERVAL=restart)
+            header = read_header(data)
+            assert header is not None and header.size is not None
+            plan = Plans().of(header, CanvasPolicy().place(header.size))
+            ends = first_ends(data, plan, single=False)
+            assert len(np.unique(ends)) > 50
+            np.testing.assert_array_equal(ends, first_ends(data, plan, single=True))
+
+
+@pytest.mark.parametrize("threads", [256, 512])
+@pytest.mark.parametrize("sampling", FACTORS)
+def test_sums_of_dc_over_many_restarts(sampling: str, threads: int) -> None:
+    """Intervals that begin before, at and behind the first block of what a thread sums up."""
+    image = picture((250, 420), block=8)
+    for restart in (0, 1, 2, 3, 5, 14, 53, 100):
+        data = encoded(image, QUALITY=88, RST_INTERVAL=restart, SAMPLING_FACTOR=FACTORS[sampling])
+        assert_pixels(data, threads)
+
+
+def test_blocks_without_an_end() -> None:
+    """All 64 coefficients are there, with codes so short that a look has several of them."""
+    rng = np.random.default_rng(4)
+    table = np.full((8, 8), 3.0)  # quality 98 and above has no larger ones
+    blocks = [cv2.idct(table * rng.choice([-1, 1], (8, 8))) for _ in range(60 * 40)]
+    rows = [np.hstack(blocks[60 * y : 60 * y + 60]) for y in range(40)]
+    image = np.clip(np.round(np.vstack(rows) + 128), 0, 255).astype(np.uint8)
+    data = encoded(image, QUALITY=98, OPTIMIZE=1)
+    last = [abs(cv2.dct(image[:8, x : x + 8] - 128.0)[7, 7]) for x in range(0, 480, 8)]
+    assert min(last) > 2, "rounding has left it"
+    found = decoded(data)
+    assert found.status == GOOD
+    np.testing.assert_array_equal(found.luma, expected_luma(data))
+
+
+@pytest.mark.parametrize("optimize", [0, 1])
+def test_long_codes(optimize: int) -> None:
+    """Codes of up to 16 bits of AC, and of DC's differences that are as large as can be."""
+    rng = np.random.default_rng(5)
+    noise = rng.choice([0, 255], (160, 240, 3)).astype(np.uint8)
+    noise[56:] = 128  # a file must not be larger than its pixels
+    fading = picture((160, 240)) * np.linspace(0, 1, 240)[:, None] ** 3
+    flat = rng.choice([0, 255], (20, 30, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    for image in (noise, fading.astype(np.uint8), flat):
+        for quality in (100, 96, 60):
+            data = encoded(
+                image, QUALITY=quality, OPTIMIZE=optimize, SAMPLING_FACTOR=FACTORS["444"]
+            )
+            assert_pixels(data)
+
+
+def test_damage_where_one_interval_ends() -> None:
+    """Intervals of a block each: symbols must not run from one into the next."""
+    rng = np.random.default_rng(8)
+    seen = {GOOD: 0, DAMAGED: 0}
+    for seed in range(12):
+        data = encoded(picture((40, 56), seed=seed)[..., 0].copy(), QUALITY=85, RST_INTERVAL=1)
+        header = read_header(data)
+        assert header is not None
+        for _ in range(150):
+            broken = bytearray(data)
+            at = int(rng.integers(header.scan + 10, len(data) - 2))
+            if rng.integers(2):
+                broken[at] ^= 1 << int(rng.integers(8))
+            else:
+                broken.insert(at, int(rng.integers(256)))
+            found = decoded(bytes(broken))
+            seen[found.status] += 1
+            try:
+                luma = simplejpeg.decode_jpeg(bytes(broken), "GRAY", strict=True)[..., 0]
+            except ValueError:
+                assert found.status == DAMAGED
+            else:
+                if found.status == GOOD:
+                    np.testing.assert_array_equal(found.luma, luma)
+    assert min(seen.values()) > 100
