@@ -48,6 +48,11 @@ LARGE, _LARGE_SCAN_THREADS = 128 * 2**10, 512
 """Mean bytes of files from which on more threads read each: it takes half as long then. For smaller
 ones more threads only take more room from the model's kernels."""
 
+_CARVEOUT = 50
+"""Per cent of a multiprocessor's memory that is shared memory: room for a few blocks, where there is
+one image each. A network's kernels beside them are faster for the cache that is left
+(benchmarks/NOTES.md)."""
+
 _SAMPLES, _PIXELS, _LINES = 64 // 8, 4, 8
 """What a thread writes: samples of planes, and columns and rows of canvases."""
 
@@ -112,10 +117,10 @@ class JpegDecoder:
             UsageError: The artifact cache cannot be written.
         """
         self._module = CudaModule("jpeg", SOURCES, device)
-        self._read_scans = self._module.kernel("read_scans")
+        self._read_scans = self._module.kernel("read_scans", carveout=_CARVEOUT)
         defines = [f"THREADS={_LARGE_SCAN_THREADS}"]
         self._large = CudaModule("jpeg", SOURCES, device, defines=defines)
-        self._read_large_scans = self._large.kernel("read_scans")
+        self._read_large_scans = self._large.kernel("read_scans", carveout=_CARVEOUT)
         self._transform_blocks = self._module.kernel("transform_blocks")
         self._place_images = self._module.kernel("place_images")
 

@@ -26,6 +26,8 @@ from brimful.models.artifact import artifact
 _lock = threading.Lock()
 _loaded: dict[tuple[str, type[ctypes.CDLL]], Any] = {}
 
+_CARVEOUT = 9  # CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+
 
 class CudaModule:
     """The kernels of a source, for one device."""
@@ -52,17 +54,26 @@ class CudaModule:
         torch.cuda.synchronize(device)  # the driver wants the device's context on this thread
         _check("cuModuleLoadData", self._driver.cuModuleLoadData(ctypes.byref(self._module), image))
 
-    def kernel(self, name: str) -> Kernel:
+    def kernel(self, name: str, *, carveout: int | None = None) -> Kernel:
         """Return one of the kernels.
 
+        Args:
+            name: What the source calls it.
+            carveout: Per cent of a multiprocessor's memory that is shared memory while it runs,
+                the rest is cache; None leaves it to the driver, which wants room for as many of
+                its blocks as fit, and takes the cache from what runs beside it.
+
         Raises:
-            RuntimeFailedError: There is none of this name.
+            RuntimeFailedError: There is none of this name, or the driver refuses.
         """
         function = ctypes.c_void_p()
         status = self._driver.cuModuleGetFunction(
             ctypes.byref(function), self._module, name.encode()
         )
         _check(f"cuModuleGetFunction of {name}", status)
+        if carveout is not None:
+            status = self._driver.cuFuncSetAttribute(function, _CARVEOUT, carveout)
+            _check(f"cuFuncSetAttribute of {name}", status)
         return Kernel(load_driver(queueing=True).cuLaunchKernel, function, name)
 
     def close(self) -> None:
