@@ -49,8 +49,8 @@ LARGE, _LARGE_SCAN_THREADS = 128 * 2**10, 512
 ones more threads only take more room from the model's kernels."""
 
 _CARVEOUT = 50
-"""Per cent of a multiprocessor's memory that is shared memory: room for a few blocks, where there is
-one image each. A network's kernels beside them are faster for the cache that is left
+"""Per cent of a multiprocessor's memory that is shared memory: room for a few blocks, where there
+is seldom more than one. A network's kernels beside it are faster for the cache that is left
 (benchmarks/NOTES.md)."""
 
 _SAMPLES, _PIXELS, _LINES = 64 // 8, 4, 8
