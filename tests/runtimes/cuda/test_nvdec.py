@@ -255,7 +255,7 @@ def test_when_there_is_a_device_for_videos(monkeypatch):
         monkeypatch.setattr("brimful.runtimes.cuda.video.installed_version", lambda *names: version)
         facts = {"task": "detect", "head": "raw", "names": ("a",), **changes}
         video, note = open_video(
-            Techniques(), ModelSpec(**facts), SimpleNamespace(index=0), budget=budget
+            Techniques(video=True), ModelSpec(**facts), SimpleNamespace(index=0), budget=budget
         )
         assert (video is not None) == (note == "nvdec")
         return note
@@ -273,3 +273,20 @@ def test_when_there_is_a_device_for_videos(monkeypatch):
         budget=False,
     )
     assert (video, note) == (None, "cpu")
+
+
+@pytest.mark.parametrize(("cpus", "on"), [(1, True), (4, True), (5, False), (64, False)])
+def test_many_cpus_decode_videos_themselves_unless_told_otherwise(cpus, on, monkeypatch):
+    from brimful.runtimes.cuda.techniques import Techniques
+    from brimful.runtimes.cuda.video import open_video
+
+    monkeypatch.setattr("brimful.runtimes.cuda.video.installed_version", lambda *names: "18.1.0")
+    monkeypatch.setattr("brimful.runtimes.cuda.video.available_cpus", lambda: cpus)
+    spec = ModelSpec(task="detect", head="raw", names=("a",))
+    for asked in (None, True, False):
+        video, note = open_video(
+            Techniques(video=asked), spec, SimpleNamespace(index=0), budget=False
+        )
+        assert (video is not None) == (on if asked is None else asked)
+        refused = "cpu" if asked is False else f"cpu (faster with {cpus} of them)"
+        assert note == ("nvdec" if video is not None else refused)

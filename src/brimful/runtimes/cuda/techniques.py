@@ -16,7 +16,9 @@ class Techniques:
         fused: Convolution, bias, activation, residual and concatenation are one kernel; off,
             cuDNN convolves and PyTorch does the rest.
         video: Frames of videos are decoded by NVDEC and letterboxed from there, where they come out
-            as on the CPU to the last bit; off, both happen on CPU threads.
+            as on the CPU to the last bit; off, both happen on CPU threads. None decides by their
+            number: NVDEC takes one of the chip's engines for a video, and more than a few CPUs
+            are faster.
         select: Confidence cut, NMS and compaction run on the device; off, on the host.
         masks: Masks are computed and encoded on the device; off, or without `select`, prototypes
             are copied to the host, which does it.
@@ -25,10 +27,9 @@ class Techniques:
     decode: bool = True
     graphs: bool = True
     fused: bool = True
-    video: bool = True
+    video: bool | None = None
     select: bool = True
     masks: bool = True
 
 
-DEFAULT = Techniques(masks=False, video=False)
-"""What was seen to be right on a GPU. Of the other two only a part of their tests has run there."""
+DEFAULT = Techniques()

@@ -18,6 +18,7 @@ import torch
 
 from brimful.extras import installed, installed_version
 from brimful.runtimes.cuda.techniques import Techniques
+from brimful.runtimes.threads import available_cpus
 from brimful.runtimes.video import TakeFrame, VideoRefusedError
 from brimful.spec import ModelSpec
 from brimful.vision.cuda.letterbox import upright
@@ -32,6 +33,10 @@ leave the inverse transform's rounding open."""
 THREADS = 2
 """FFmpeg's threads for a stream: with two, a picture is submitted before the one before it is
 fetched. Each takes one more of the 32 surfaces that NVDEC has, and some streams need 29."""
+
+FEW_CPUS = 4
+"""Up to so many, decoding on them is slower: they take 2 ms of a frame of 768x432 together with all
+else, where NVDEC brings 1,100 frames a second (benchmarks/NOTES.md)."""
 
 OLDEST_PYAV = 18
 """Major version of PyAV that leaves frames on the device and tells their format."""
@@ -55,8 +60,10 @@ def open_video(
             before a video is opened.
     """
     version = installed_version("av")
-    if not techniques.video:
-        return None, "cpu"
+    cpus = available_cpus()
+    wanted = cpus <= FEW_CPUS if techniques.video is None else techniques.video
+    if not wanted:
+        return None, "cpu" if techniques.video is False else f"cpu (faster with {cpus} of them)"
     if spec.task == "classify" or spec.channels != 3:
         return None, "cpu (only for colour models that take whole images)"
     if budget:
