@@ -20,6 +20,11 @@ from gpu_common import WORK, GpuMonitor, contest, gpu_environment, images, main_
 BUDGET = "2GiB"
 SIZES = ((480, 640), (640, 480), (640, 640), (360, 640), (426, 640), (333, 500), (1080, 1920))
 
+CONTESTANTS = (
+    *(f"ultralytics {precision} {batch}" for precision in ("fp32", "fp16") for batch in (1, 32)),
+    *("ours fp32 1", "ours fp16 1", "ours fp16 32", "parts fp16 1", f"budget {BUDGET}"),
+)
+
 
 def ours(name: str, batch: int, precision: Any, folder: Path) -> None:
     """Run the engine."""
@@ -126,6 +131,7 @@ def main() -> None:
     """Run the contestants, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--contestant")
+    parser.add_argument("--contestants", nargs="*", default=CONTESTANTS, choices=CONTESTANTS)
     parser.add_argument("--images", type=int, default=100_000)
     options = parser.parse_args()
     main_guard()
@@ -142,16 +148,8 @@ def main() -> None:
         else:
             ours(options.contestant, int(batch), precision, folder)
         return
-    names = [
-        *(
-            f"ultralytics {precision} {batch}"
-            for precision in ("fp32", "fp16")
-            for batch in (1, 32)
-        ),
-        *("ours fp32 1", "ours fp16 1", "ours fp16 32", "parts fp16 1", f"budget {BUDGET}"),
-    ]
     rows = []
-    for name in names:
+    for name in options.contestants:
         row = contest(__file__, name, "--images", str(options.images))
         rows.append(row)
         if "peak_mib" in row and "peak_mib" in rows[0]:
