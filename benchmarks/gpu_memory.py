@@ -59,8 +59,6 @@ def parts(name: str, batch: int, precision: Any) -> None:
         prepare_context(torch.device("cuda", 0))
         torch.empty(1, device="cuda")
         note("context")
-        torch.zeros(1, device="cuda")
-        note("first kernel")
         with load(model("yolo26n"), device="cuda:0", precision=precision, batch=batch) as engine:
             note("weights, loaders, lanes")
             for _ in engine.predict(images(512)):
