@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from brimful.models.checkpoint import load_checkpoint
 from brimful.models.signature import SpecOverrides
+from dispatched import Dispatched
 from model_files import saved
 from oracles import asset, shared
 
@@ -187,37 +187,18 @@ def test_what_the_kernel_cannot_read_is_refused() -> None:
         attention(random_map(1, 48, 4, 4).contiguous(), out, **shape)
 
 
-class Watch(TorchDispatchMode):
-    """Records the operators that PyTorch is asked for, but for those within a launch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[str] = set()
-        self.launching = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.launching:
-            self.seen.add(str(func.overloadpacket))
-        return func(*args, **(kwargs or {}))
-
-
-def launcher_for(watch: Watch, *, runs: bool = True) -> Any:
-    """Return a launcher whose launches the watch does not see; they may be left undone."""
+def not_launching() -> Any:
+    """Return a launcher that leaves undone what it is asked to launch."""
     from brimful.runtimes.cuda.launcher import Launcher
 
-    class Apart(Launcher):
+    class Idle(Launcher):
         def __call__(self, launch: Any) -> None:
-            watch.launching = True
-            if runs:
-                super().__call__(launch)
-            watch.launching = False
+            pass
 
-    return Apart()
+    return Idle()
 
 
-ASSETS = ("bus.jpg", "zidane.jpg")
-FREE = {"aten.empty", "aten.slice", "aten.view"}
-"""Operators that launch nothing."""
+ASSETS = "bus.jpg", "zidane.jpg"
 
 
 @functools.cache
@@ -243,10 +224,15 @@ def read_by_layers(path: Path) -> dict[int, Any]:
 
 
 def assert_no_further(ours: Any, theirs: Any, wanted: Any) -> None:
-    """PyTorch rounds after each of its kernels, ours more rarely: float64 is no further away."""
+    """PyTorch rounds after each of its kernels, ours more rarely: float64 is no further away.
+
+    The one largest error is chance, and changes with the number of PyTorch's threads: it must only
+    be as large as errors of rounding are.
+    """
     mine, reference = ((found.double() - wanted).abs() for found in (ours, theirs))
-    assert mine.max() <= 1.2 * reference.max()
-    assert mine.mean() <= reference.mean()
+    assert mine.mean() <= 0.95 * reference.mean()
+    assert mine.square().mean() <= reference.square().mean()
+    assert mine.max() <= 3 * reference.max()
 
 
 LAYERS = [
@@ -262,6 +248,7 @@ LAYERS = [
 @pytest.mark.parametrize(("name", "index", "block"), LAYERS)
 def test_blocks_agree_with_the_network(name: str, index: int, block: str, dtype: Any) -> None:
     from brimful.runtimes.cuda.fuse import fuse
+    from brimful.runtimes.cuda.launcher import Launcher
     from brimful.runtimes.cuda.network import _lower
 
     path = shared("models", name) if name.endswith(".pt") else saved(name)
@@ -272,14 +259,13 @@ def test_blocks_agree_with_the_network(name: str, index: int, block: str, dtype:
     exact = copy.deepcopy(plain).double()
     with torch.inference_mode():
         wanted, theirs = exact(x.double()), plain(x)
-    watch = Watch()
-    fused = fuse(copy.deepcopy(lowered), launcher_for(watch), dtype).model[index].to(DEVICE)
+    fused = fuse(copy.deepcopy(lowered), Launcher(), dtype).model[index].to(DEVICE)
     kinds = [type(module).__name__ for module in fused.modules()]
     assert type(fused).__name__ == block
     assert kinds.count("FusedAttention") == 1
-    with torch.inference_mode(), watch:
+    with torch.inference_mode(), Dispatched() as seen:
         mine = fused(x)
-    assert watch.seen <= FREE, watch.seen
+    assert seen.computed == []
     assert mine.dtype == dtype
     assert_no_further(mine, theirs, wanted)
     with torch.inference_mode():
@@ -294,22 +280,22 @@ def test_below_the_head_only_our_kernels_are_launched(name: str) -> None:
 
     network = copy.deepcopy(loaded(saved(name)))
     _lower(network, torch.float16)
-    watch = Watch()
-    fuse(network, launcher_for(watch, runs=False), torch.float16)
+    fuse(network, not_launching(), torch.float16)
 
     def leave(module: Any, inputs: Any) -> None:
         raise StopIteration
 
     network.model[-1].register_forward_pre_hook(leave)
     x = random_map(1, 3, 64, 96).cpu()
-    with torch.inference_mode(), watch, pytest.raises(StopIteration):
+    with torch.inference_mode(), Dispatched() as seen, pytest.raises(StopIteration):
         network(x)
-    assert watch.seen <= FREE, watch.seen
+    assert seen.computed == []
 
 
 def test_an_inner_block_that_is_not_known_is_copied_into_place() -> None:
     """Parts of a chain that do not write where they are told still end up there."""
     from brimful.runtimes.cuda.fuse import fuse
+    from brimful.runtimes.cuda.launcher import Launcher
     from brimful.runtimes.cuda.network import _lower
 
     class Negate(nn.Module):
@@ -322,7 +308,7 @@ def test_an_inner_block_that_is_not_known_is_copied_into_place() -> None:
     plain = copy.deepcopy(network.model[22]).to(DEVICE)
     x = read_by_layers(saved("yolo26n.yaml"))[22]
     x = x.to(DEVICE, torch.float16).contiguous(memory_format=torch.channels_last)
-    fused = fuse(network, launcher_for(Watch()), torch.float16).model[22].to(DEVICE)
+    fused = fuse(network, Launcher(), torch.float16).model[22].to(DEVICE)
     assert type(fused).__name__ == "FusedSplit"
     with torch.inference_mode():
         assert_no_further(fused(x), plain(x), copy.deepcopy(plain).double()(x.double()))
@@ -355,13 +341,14 @@ def test_heads_of_other_widths_stay_and_are_right(width: int) -> None:
     from ultralytics.nn.modules.block import C2PSA
 
     from brimful.runtimes.cuda.fuse import fuse
+    from brimful.runtimes.cuda.launcher import Launcher
 
     torch.manual_seed(0)
     block = without_normalisation(C2PSA(width, width, 2)).half().to(DEVICE)
     x = random_map(2, width, 5, 6)
     with torch.inference_mode():
         wanted = block(x)
-        network = fuse(Network(block, nn.Identity()), launcher_for(Watch()), torch.float16)
+        network = fuse(Network(block, nn.Identity()), Launcher(), torch.float16)
         fused = network.model[0].to(DEVICE)
         found = fused(x)
     assert type(fused).__name__ == ("C2PSA" if width == 96 else "FusedAttentionSplit")
@@ -374,13 +361,14 @@ def test_a_block_without_shortcuts(shortcut: bool) -> None:
     from ultralytics.nn.modules.block import PSABlock
 
     from brimful.runtimes.cuda.fuse import fuse
+    from brimful.runtimes.cuda.launcher import Launcher
 
     torch.manual_seed(0)
     block = without_normalisation(PSABlock(64, num_heads=2, shortcut=shortcut)).half().to(DEVICE)
     x = random_map(2, 64, 5, 6)
     with torch.inference_mode():
         wanted = block(x)
-        fused = fuse(Network(block, nn.Identity()), launcher_for(Watch()), torch.float16).model[0]
+        fused = fuse(Network(block, nn.Identity()), Launcher(), torch.float16).model[0]
         assert type(fused).__name__ == "FusedAttentionBlock"
         found = fused.to(DEVICE)(x)
         fused(x, x)  # in place
@@ -393,10 +381,11 @@ def test_namesakes_without_a_part_stay(missing: str) -> None:
     from ultralytics.nn.modules.block import C2PSA
 
     from brimful.runtimes.cuda.fuse import fuse
+    from brimful.runtimes.cuda.launcher import Launcher
 
     block = without_normalisation(C2PSA(128, 128)).half()
     owner = next(module for module in reversed([*block.modules()]) if hasattr(module, missing))
     delattr(owner, missing)
-    fuse(Network(block, nn.Identity()), launcher_for(Watch()), torch.float16)
+    fuse(Network(block, nn.Identity()), Launcher(), torch.float16)
     assert owner in [*block.modules()]
     assert any(type(module).__name__ == "FusedConv" for module in block.modules())
