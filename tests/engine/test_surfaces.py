@@ -158,7 +158,8 @@ def swallow(results) -> None:
 @pytest.mark.parametrize("memory", [1, 3])
 def test_failed_forwards_are_retried_with_surfaces(clip, memory):
     video = HostVideo()
-    faults = DebugFaults(memory_images=memory, fail_forwards=frozenset((2, 5)))
+    # Any later one may be the retry of a single image, which is its last chance.
+    faults = DebugFaults(memory_images=memory, fail_forwards=frozenset((1,)))
     with engine(video, batch=8, faults=faults) as running:
         found = rows(running.predict(open_source(clip)))
     assert found == expected(clip)
