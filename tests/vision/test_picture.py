@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 from brimful.cluster.packing import convert
+from brimful.engine.engine import _bytes_held
+from brimful.engine.preprocess import HostPreprocess
 from brimful.errors import ImageError
 from brimful.sources.image import SourceImage
+from brimful.spec import ModelSpec
+from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.decode import DecodeLimits
 from brimful.vision.picture import Picture
 
 av = pytest.importorskip("av")
@@ -102,3 +107,19 @@ def test_pixels_outlive_the_picture_and_the_next_conversion() -> None:
     found = [Picture(frame, 0).pixels() for frame in frames]
     for pixels, frame in zip(found, frames, strict=True):
         np.testing.assert_array_equal(pixels, converted(frame))
+
+
+def test_its_bytes_count_against_the_window_of_a_job() -> None:
+    picture = Picture(frame_of((96, 64), 0), 0)
+    assert _bytes_held(SourceImage(index=0, key="a.mp4", payload=picture)) == picture.nbytes > 0
+
+
+def test_who_converts_says_so_first() -> None:
+    """A worker gives its turn away then, as it does before it decodes a file."""
+    frame, said = frame_of((96, 64), 7), []
+    spec = ModelSpec(task="detect", head="raw", names=("a",))
+    preprocess = HostPreprocess(spec, CanvasPolicy.for_model(spec), DecodeLimits())
+    image = SourceImage(index=0, key="a.mp4", payload=Picture(frame, 0))
+    found = preprocess.decode(image, None, lambda: said.append("on the host"))
+    np.testing.assert_array_equal(found, converted(frame))
+    assert said == ["on the host"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -60,3 +62,25 @@ def test_what_does_not_compile_says_where(tmp_path: Path, cache: Path) -> None:
 def test_a_library_that_is_missing_is_named() -> None:
     with pytest.raises(RuntimeFailedError, match=r"the thing is not installed.*libnone\.so"):
         module._library("the thing", ("libnone.so",))
+
+
+@pytest.mark.parametrize(("carveout", "asked"), [(None, []), (50, [(9, 50)])])
+def test_a_kernel_leaves_as_much_cache_as_it_is_told(
+    carveout: int | None, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Any] = []
+    refused = 0
+    driver = SimpleNamespace(
+        cuModuleGetFunction=lambda *arguments: 0,
+        cuFuncSetAttribute=lambda function, *what: said.append(what) or refused,
+        cuLaunchKernel=None,
+    )
+    monkeypatch.setattr(module, "load_driver", lambda **options: driver)
+    loaded = module.CudaModule.__new__(module.CudaModule)
+    loaded._driver, loaded._module = driver, None
+    loaded.kernel("read_scans", carveout=carveout)
+    assert said == asked
+    refused = 1
+    if carveout is not None:
+        with pytest.raises(RuntimeFailedError, match="cuFuncSetAttribute of read_scans"):
+            loaded.kernel("read_scans", carveout=carveout)
