@@ -154,3 +154,21 @@ class Held:
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
+
+
+def planar(
+    size: tuple[int, int],
+    seed: int = 0,
+    *,
+    pixels: str = "yuv420p",
+    matrix: int = 1,
+    value_range: int = 1,
+) -> Any:
+    """Return a frame whose samples are noise, every fifth or so at an end of its range."""
+    rng = np.random.default_rng([seed, *size])
+    frame = av.VideoFrame(size[1], size[0], pixels)
+    for plane in frame.planes:
+        levels = np.clip(rng.integers(-32, 288, plane.buffer_size), 0, 255)
+        plane.update(levels.astype(np.uint8).tobytes())  # between the rows, too
+    frame.colorspace, frame.color_range = matrix, value_range
+    return frame

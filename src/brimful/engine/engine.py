@@ -80,6 +80,7 @@ class Engine:
             self._policy,
             self.config.limits,
             runtime.decodes,
+            runtime.takes_picture,
             memory_for,
             None if memory_for is None else open_reader(),
         )

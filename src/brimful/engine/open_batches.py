@@ -15,9 +15,10 @@ from brimful.runtimes.runtime import Slot
 from brimful.sources.image import Pixels
 from brimful.spec import Size
 from brimful.vision.encoded import Encoded
+from brimful.vision.picture import Picture
 from brimful.vision.surface import Surface
 
-Ready = tuple[Work, Pixels | Encoded | Surface]
+Ready = tuple[Work, Pixels | Encoded | Picture | Surface]
 """An image that knows its geometry, and what is to be written of it."""
 
 

@@ -40,7 +40,7 @@ _TO_READ = (str, bytes, Path)  # a union would be built anew for every image
 
 
 class HostPreprocess:
-    """Read, decode and letterbox on CPU threads; what the device decodes is only read."""
+    """Read, decode and letterbox on CPU threads; what is the device's to decode is handed on."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class HostPreprocess:
         policy: CanvasPolicy,
         limits: DecodeLimits,
         decodes: Callable[[Header], bool] | None = None,
+        takes_picture: Callable[[Picture], bool] | None = None,
         memory_for: MemoryFor | None = None,
         reader: FileReader | None = None,
     ) -> None:
@@ -58,6 +59,7 @@ class HostPreprocess:
             policy: Chooses the canvas.
             limits: How large an image may be.
             decodes: `Runtime.decodes`.
+            takes_picture: `Runtime.takes_picture`.
             memory_for: `Runtime.memory_for`.
             reader: Reads files ahead into such memory.
         """
@@ -65,6 +67,7 @@ class HostPreprocess:
         self._limits = limits
         self._crop = spec.task == "classify"
         self._decodes = decodes
+        self._takes_picture = takes_picture
         self._memory_for = memory_for
         self._reader = reader
         self._placed: dict[Size, Geometry] = {}
@@ -94,8 +97,8 @@ class HostPreprocess:
         image: SourceImage,
         read: memoryview | None = None,
         on_host: Callable[[], None] | None = None,
-    ) -> Pixels | Encoded | Surface:
-        """Return an image's pixels, or what it is when the device decodes it, or has done so.
+    ) -> Pixels | Encoded | Picture | Surface:
+        """Return an image's pixels, or what it is when the device makes these, or has done so.
 
         Args:
             image: The image.
@@ -125,6 +128,8 @@ class HostPreprocess:
         if isinstance(payload, Surface):
             return payload
         if isinstance(payload, Picture):
+            if self._takes_picture is not None and self._takes_picture(payload):
+                return payload
             if on_host is not None:
                 on_host()
             return payload.pixels()
@@ -132,12 +137,12 @@ class HostPreprocess:
             raise ImageError(str(payload))  # a fresh one: it may be on its way in two threads
         raise ImageError(f"the source brought no image but {type(payload).__name__}: {payload}")
 
-    def place(self, image: Pixels | Encoded | Surface) -> Geometry:
+    def place(self, image: Pixels | Encoded | Picture | Surface) -> Geometry:
         """Return where an image goes."""
         if isinstance(image, Encoded):
             size = image.header.size
             assert size is not None  # read_encoded refuses images without
-        elif isinstance(image, Surface):
+        elif isinstance(image, Picture | Surface):
             size = image.size
         else:
             size = image.shape[0], image.shape[1]
@@ -149,10 +154,14 @@ class HostPreprocess:
         return geometry
 
     def write(
-        self, image: Pixels | Encoded | Surface, geometry: Geometry, slot: Slot, position: int
+        self,
+        image: Pixels | Encoded | Picture | Surface,
+        geometry: Geometry,
+        slot: Slot,
+        position: int,
     ) -> None:
         """Bring an image to its place in a slot."""
-        if isinstance(image, Encoded | Surface):
+        if isinstance(image, Encoded | Picture | Surface):
             slot.put(position, image, geometry)
         elif self._crop:
             classify_crop(image, slot.inputs[position])

@@ -45,6 +45,7 @@ from brimful.vision.heads.rows import Rows
 from brimful.vision.heads.select import select_nms_free
 from brimful.vision.heads.selected import Selected
 from brimful.vision.letterbox import letterbox
+from brimful.vision.picture import Picture
 from brimful.vision.surface import Surface
 
 DEBUG_NAMES = tuple(f"level{i}" for i in range(10))
@@ -83,10 +84,10 @@ class DebugSlot(HostSlot):
 
     encoded: dict[int, tuple[Encoded, Geometry]] = field(default_factory=dict)
 
-    def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
-        """Keep an image for the forward; it has no surfaces."""
+    def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
+        """Keep an image for the forward; it has no pictures or surfaces."""
         if not isinstance(image, Encoded):
-            raise TypeError("this slot takes encoded images, not surfaces")
+            raise TypeError("this slot takes encoded images, not pictures or surfaces")
         self.encoded[position] = image, geometry
 
     def shift(self, start: int, count: int) -> None:
@@ -111,6 +112,7 @@ class DebugRuntime:
     input_format: InputFormat = "hwc_u8"
     ahead = 1
     memory_for: MemoryFor | None = None
+    takes_picture: Callable[[Picture], bool] | None = None
     video: VideoDevice | None = None
 
     def __init__(

@@ -38,6 +38,7 @@ class OnnxRuntime:
     input_format: InputFormat = "chw_f32"
     ahead = 1
     decodes = None
+    takes_picture = None
     memory_for = None
     video: VideoDevice | None = None
 

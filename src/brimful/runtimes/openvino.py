@@ -57,6 +57,7 @@ class OpenVinoRuntime:
     input_format: InputFormat = "hwc_u8"
     ahead = 1
     decodes = None
+    takes_picture = None
     memory_for = None
     video: VideoDevice | None = None
 

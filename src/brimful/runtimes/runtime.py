@@ -2,7 +2,8 @@
 
 A slot takes an image in one of two ways: as pixels, which the engine letterboxes into a row of
 `Slot.inputs`, or with `Slot.put`, for a runtime that letterboxes on its device: encoded, if it
-decodes there, or as a surface, if it decodes videos there (`Runtime.video`).
+decodes there, as a picture, if it converts frames there that the host has decoded, or as a surface,
+if it decodes videos there (`Runtime.video`).
 Likewise a forward has one of two results: the head's outputs, from which the host selects, or
 rows that the device selected already (`Selected`).
 """
@@ -26,6 +27,7 @@ from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.heads.selected import Selected
+from brimful.vision.picture import Picture
 from brimful.vision.surface import Surface
 
 Outputs = Sequence[NDArray[np.float32]] | Selected
@@ -117,16 +119,16 @@ class Slot(Protocol):
         """Images the slot holds at most."""
         ...
 
-    def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
-        """Take an image that the device shall decode, or has decoded.
+    def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
+        """Take an image that the device shall decode or convert, or has decoded.
 
-        Called only for images that `Runtime.decodes` takes, and for surfaces of `Runtime.video`. An
-        image whose data turns out to be damaged is reported in `Selected.errors`, and hurts none
-        of its neighbours.
+        Called only for images that `Runtime.decodes` takes, pictures that `Runtime.takes_picture`
+        takes, and surfaces of `Runtime.video`. An image whose data turns out to be damaged is
+        reported in `Selected.errors`, and hurts none of its neighbours.
 
         Args:
             position: Its place in the batch.
-            image: The file, or the surface, which is kept until `clear`.
+            image: The file, the picture or the surface, which is kept until `clear`.
             geometry: Where it lies on the canvas.
         """
         ...
@@ -162,9 +164,9 @@ class HostSlot:
         """Images the slot holds at most."""
         return len(self.inputs)
 
-    def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
+    def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
         """Refuse: the runtime says that it decodes nothing."""
-        raise TypeError("this slot takes pixels, neither encoded images nor surfaces")
+        raise TypeError("this slot takes pixels: no encoded images, pictures or surfaces")
 
     def place(self, position: int, geometry: Geometry) -> None:
         """Do nothing: the host takes results to the original image."""
@@ -210,6 +212,14 @@ class Runtime(Protocol):
         """Tells whether slots take an image of this header encoded; None when they never do.
 
         The header has a size. What is not taken comes as pixels, also into the same batch.
+        """
+        ...
+
+    @property
+    def takes_picture(self) -> Callable[[Picture], bool] | None:
+        """Tells whether slots take a picture as it is; None when they never do.
+
+        Asked for every frame. What is not taken comes as pixels, also into the same batch.
         """
         ...
 

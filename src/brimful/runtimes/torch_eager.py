@@ -47,6 +47,7 @@ class TorchRuntime:
 
     input_format: InputFormat = "hwc_u8"
     decodes = None
+    takes_picture = None
     memory_for = None
     video: VideoDevice | None = None
     concurrency = 1

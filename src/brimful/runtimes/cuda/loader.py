@@ -1,14 +1,14 @@
 """Loader: the images of a slot onto a lane, decoded on the device where they are encoded.
 
-Surfaces, frames of videos that were decoded there before, are read where they are. Encoded images
-are decoded to planes and from these put onto the canvas. A batch that does not fit the memory goes
-in pieces. An image that the device cannot decode is decoded on the CPU, and if that fails too, only
-that image has an error.
+Surfaces, frames of videos that were decoded there before, are read where they are. Pictures, frames
+that the CPU has decoded, become surfaces. Encoded images are decoded to planes and from these put
+onto the canvas. A batch that does not fit the memory goes in pieces. An image that the device
+cannot decode or convert is left to the CPU, and if that fails too, only that image has an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from brimful.errors import ImageError
 from brimful.runtimes.cuda.decoding import Decoding
 from brimful.runtimes.cuda.lane import Graph, Lane
+from brimful.runtimes.cuda.pictures import Pictures
 from brimful.runtimes.cuda.plan import Plan, Plans
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.surfaces import rows_of_surfaces
+from brimful.sources.image import Pixels
 from brimful.vision.cuda.jpeg import JpegDecoder
 from brimful.vision.cuda.letterbox import COLUMNS, describe, letterbox
 from brimful.vision.decode import decode_pixels
@@ -30,6 +32,8 @@ from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.letterbox import letterbox as host_letterbox
+from brimful.vision.picture import Picture
+from brimful.vision.surface import Surface
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class Loader:
         decoder: JpegDecoder | None = None,
         limit: int = 0,
         initial: int = 0,
+        pictures: bool = False,
     ) -> None:
         """Allocate the memory.
 
@@ -69,11 +74,13 @@ class Loader:
             decoder: Shared with other loaders; None for no decode on the device.
             limit: With a decoder, bytes of device memory for decoded images.
             initial: Bytes of these to take now; more is asked for when images need it.
+            pictures: Whether slots take pictures.
         """
         self._channels = channels
         self._stream: Any = take_stream(device)
         self._ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._plans = Plans()
+        self._pictures = Pictures(self._stream) if pictures else None
         self._decoding: Decoding | None = None
         if decoder is not None:
             self._decoding = Decoding(decoder, batch, self._stream, limit=limit, initial=initial)
@@ -97,11 +104,27 @@ class Loader:
             count: Images in it.
             errors: Gets the reason for each image that cannot be decoded, by its position.
         """
-        encoded, surfaces = slot.encoded, slot.surfaces
-        on_host = [i for i in range(count) if encoded[i] is None and surfaces[i] is None]
+        encoded, pictures, surfaces = slot.encoded, slot.pictures, slot.surfaces
+        on_host = [
+            i
+            for i in range(count)
+            if encoded[i] is None and pictures[i] is None and surfaces[i] is None
+        ]
+        there = [i for i in range(count) if surfaces[i] is not None]
+        if there:
+            yield _surfaces(slot, [surfaces[i] for i in there], there)
+        pending = [i for i in range(count) if pictures[i] is not None]
+        start = 0
+        while start < len(pending):
+            chosen, found = self._bring(slot, pending[start:])
+            start += len(chosen)
+            each = list(zip(chosen, found, strict=True))
+            brought = [i for i, surface in each if surface is not None]
+            if brought:
+                yield _surfaces(slot, found, brought)
+            failed = [i for i, surface in each if surface is None]
+            on_host += [i for i in failed if _convert_on_host(slot, i, errors)]
         pending = [i for i in range(count) if encoded[i] is not None]
-        if any(surfaces[:count]):
-            yield _surfaces(slot, count)
         start = 0
         while start < len(pending):
             plans = self._fitting(slot, pending[start:])
@@ -147,7 +170,25 @@ class Loader:
         if self._decoding is not None:
             self._decoding.close()
             self._decoding = None
+        if self._pictures is not None:
+            self._pictures.close()
+            self._pictures = None
         give_stream(self._stream)
+
+    def _bring(
+        self, slot: CudaSlot, positions: list[int]
+    ) -> tuple[list[int], list[Surface | None]]:
+        """Bring the pictures of as many of the positions as fit the memory, at least one.
+
+        Returns:
+            Their positions, and their surfaces; None for one that the host must convert.
+        """
+        assert self._pictures is not None
+        plans = self._pictures.fitting(_picture(slot, position) for position in positions)
+        if not plans:
+            return positions[:1], [None]
+        chosen = positions[: len(plans)]
+        return chosen, self._pictures.bring([_picture(slot, i) for i in chosen], plans)
 
     def _fitting(self, slot: CudaSlot, positions: list[int]) -> list[Plan]:
         """Return the plans of as many images as fit the memory, in order."""
@@ -186,27 +227,37 @@ def _encoded(slot: CudaSlot, position: int) -> Encoded:
     return encoded
 
 
-def _surfaces(slot: CudaSlot, count: int) -> Piece:
-    """Return the piece of the surfaces among the first `count` images."""
-    chosen = [
-        (surface, geometry, i)
-        for i, (surface, geometry) in enumerate(
-            zip(slot.surfaces[:count], slot.geometries[:count], strict=True)
-        )
-        if surface is not None and geometry is not None
-    ]
-    surfaces, geometries, positions = zip(*chosen, strict=True)
+def _picture(slot: CudaSlot, position: int) -> Picture:
+    picture = slot.pictures[position]
+    assert picture is not None
+    return picture
+
+
+def _surfaces(slot: CudaSlot, found: Sequence[Surface | None], positions: Sequence[int]) -> Piece:
+    """Return the piece of the surfaces that are there, one for each of the positions."""
+    surfaces = [surface for surface in found if surface is not None]
+    geometries = [geometry for i in positions if (geometry := slot.geometries[i]) is not None]
     ready = [surface.ready for surface in surfaces if surface.ready is not None]
     return Piece(rows_of_surfaces(surfaces, geometries, positions), ready=ready)
 
 
 def _decode_on_host(slot: CudaSlot, position: int, errors: dict[int, str]) -> bool:
     """Decode an image that the device could not; return whether its row has pixels now."""
+    return _on_host(slot, position, lambda: decode_pixels(_encoded(slot, position)), errors)
+
+
+def _convert_on_host(slot: CudaSlot, position: int, errors: dict[int, str]) -> bool:
+    """Convert a picture that the device could not; return whether its row has pixels now."""
+    return _on_host(slot, position, _picture(slot, position).pixels, errors)
+
+
+def _on_host(
+    slot: CudaSlot, position: int, pixels: Callable[[], Pixels], errors: dict[int, str]
+) -> bool:
     geometry = slot.geometries[position]
     assert geometry is not None
     try:
-        pixels = decode_pixels(_encoded(slot, position))
-        host_letterbox(pixels, geometry, slot.inputs[position])
+        host_letterbox(pixels(), geometry, slot.inputs[position])
     except ImageError as error:
         errors[position] = str(error)
         return False

@@ -66,6 +66,7 @@ class OnnxCudaRuntime(TorchCudaRuntime):
             "precision": self._precision,
             "graphs": self._onnx.graphs,
             "decode": self._decode_note,
+            "frames": self._pictures_note,
             "forwards": LANES,
         }
 

@@ -28,6 +28,7 @@ from brimful.runtimes.cuda.forward import Network
 from brimful.runtimes.cuda.lane import Lane
 from brimful.runtimes.cuda.loader import Loader
 from brimful.runtimes.cuda.network import CudaNetwork
+from brimful.runtimes.cuda.pictures import open_pictures
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
@@ -109,6 +110,9 @@ class TorchCudaRuntime:
             self.video, self._video_note = open_video(
                 techniques, self.spec, self._device, budget=self._budget is not None
             )
+            self.takes_picture, self._pictures_note = open_pictures(
+                techniques, self.spec, budget=self._budget is not None
+            )
             try:
                 self._fit(model, options)
             except BaseException:
@@ -182,6 +186,7 @@ class TorchCudaRuntime:
             "kernels": "fused" if self._network.fused else "cudnn",
             "decode": self._decode_note,
             "video": self.video.describe() if self.video else self._video_note,
+            "frames": self._pictures_note,
             "forwards": LANES,
         }
 
@@ -330,6 +335,7 @@ class TorchCudaRuntime:
             decoder=self._decoder,
             limit=limit,
             initial=initial,
+            pictures=self.takes_picture is not None,
         )
 
     def _drive(self, driver: Driver) -> None:

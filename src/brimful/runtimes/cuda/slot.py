@@ -1,4 +1,4 @@
-"""CudaSlot: one batch on its way to the device: encoded, letterboxed pixels, or there already."""
+"""CudaSlot: one batch on its way to the device: encoded, frames, pixels, or there already."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from brimful.spec import Size
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
+from brimful.vision.picture import Picture
 from brimful.vision.surface import Surface
 
 
 class CudaSlot:
-    """A batch of encoded images, surfaces and rows of pixels, in any mixture.
+    """A batch of encoded images, pictures, surfaces and rows of pixels, in any mixture.
 
     Rows of pixels are pinned memory, which the device reads in place. They are allocated when the
     first image comes as pixels: where the device decodes, none of a folder of JPEGs does.
@@ -33,6 +34,7 @@ class CudaSlot:
         self.canvas = canvas
         self.capacity = capacity
         self.encoded: list[Encoded | None] = [None] * capacity
+        self.pictures: list[Picture | None] = [None] * capacity
         self.surfaces: list[Surface | None] = [None] * capacity
         self.geometries: list[Geometry | None] = [None] * capacity
         self.outputs: list[torch.Tensor] = []
@@ -59,11 +61,13 @@ class CudaSlot:
             ]
         return self.outputs
 
-    def put(self, position: int, image: Encoded | Surface, geometry: Geometry) -> None:
-        """Take an image that the device shall decode, or has decoded."""
+    def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
+        """Take an image that the device shall decode or convert, or has decoded."""
         self.geometries[position] = geometry
         if isinstance(image, Surface):
             self.surfaces[position] = image
+        elif isinstance(image, Picture):
+            self.pictures[position] = image
         else:
             self.encoded[position] = image
 
@@ -77,13 +81,15 @@ class CudaSlot:
             return
         stop = start + count
         self.encoded[:count] = self.encoded[start:stop]
+        self.pictures[:count] = self.pictures[start:stop]
         self.surfaces[:count] = self.surfaces[start:stop]
         self.geometries[:count] = self.geometries[start:stop]
         if self._pinned is not None:
             self.inputs[:count] = self.inputs[start:stop]
 
     def clear(self) -> None:
-        """Forget encoded images and where all of them lie, and give the memory of surfaces back."""
+        """Forget where images lie, and give the memory of those that were put back."""
         self.encoded = [None] * self.capacity
+        self.pictures = [None] * self.capacity
         self.surfaces = [None] * self.capacity
         self.geometries = [None] * self.capacity

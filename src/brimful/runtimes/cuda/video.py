@@ -41,7 +41,7 @@ else, where NVDEC brings 1,100 frames a second (benchmarks/NOTES.md)."""
 OLDEST_PYAV = 18
 """Major version of PyAV that leaves frames on the device and tells their format."""
 
-_ORIENTATIONS = (1, 8, 3, 6)
+ORIENTATIONS = (1, 8, 3, 6)
 """EXIF orientation by quarter turns, counter-clockwise."""
 
 _log = logging.getLogger("brimful")
@@ -227,7 +227,7 @@ def surface_of(
         size=stored,
         colour=colour,
     )
-    orientation = _ORIENTATIONS[quarter_turns]
+    orientation = ORIENTATIONS[quarter_turns]
     pointer, down, right, height, width = upright(
         orientation, stored, memory.data_ptr(), (pitch, 3)
     )

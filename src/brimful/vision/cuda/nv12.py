@@ -199,8 +199,49 @@ def _nv12_to_bgr(
     four = tl.load(from_luma + y.to(tl.int64) * luma_words + group)
     two = tl.load(from_chroma + (y // 2).to(tl.int64) * chroma_words + group)
 
-    blue0, green0, red0 = _chroma(two, two >> 8, red, blue, green_red, green_blue)
-    blue1, green1, red1 = _chroma(two >> 16, two >> 24, red, blue, green_red, green_blue)
+    room = tl.where(line < height, (width * 3 + 3) // 4, 0) - column * 3
+    target = out + line.to(tl.int64) * words + column * 3
+    store_pixels(
+        target, room, four, two, two >> 8, two >> 16, two >> 24,
+        luma_factor, red, blue, green_red, green_blue, black,
+    )  # fmt: skip
+
+
+@kernel
+def store_pixels(
+    target: tl.tensor,
+    room: tl.tensor,
+    four: tl.tensor,
+    left_blue: tl.tensor,
+    left_red: tl.tensor,
+    right_blue: tl.tensor,
+    right_red: tl.tensor,
+    luma_factor: tl.tensor,
+    red: tl.tensor,
+    blue: tl.tensor,
+    green_red: tl.tensor,
+    green_blue: tl.tensor,
+    black: tl.tensor,
+) -> None:
+    """Convert and write groups of four pixels, which are three words.
+
+    Args:
+        target: Pointers to where the words go.
+        room: How many words from there on may be written.
+        four: int32, four samples of luma, the leftmost in the lowest byte.
+        left_blue: int32, in its lowest byte the Cb of the two at the left.
+        left_red: Their Cr.
+        right_blue: The same of the two at the right.
+        right_red: Their Cr.
+        luma_factor: int32, as this and what follows is in `Colour`.
+        red: Likewise.
+        blue: Likewise.
+        green_red: Likewise.
+        green_blue: Likewise.
+        black: Likewise.
+    """
+    blue0, green0, red0 = _chroma(left_blue, left_red, red, blue, green_red, green_blue)
+    blue1, green1, red1 = _chroma(right_blue, right_red, red, blue, green_red, green_blue)
     gray0 = (((four & 255) * 8 - black) * luma_factor) >> 16
     gray1 = ((((four >> 8) & 255) * 8 - black) * luma_factor) >> 16
     gray2 = ((((four >> 16) & 255) * 8 - black) * luma_factor) >> 16
@@ -209,9 +250,6 @@ def _nv12_to_bgr(
     b1, g1, r1 = _level(gray1 + blue0), _level(gray1 + green0), _level(gray1 + red0)
     b2, g2, r2 = _level(gray2 + blue1), _level(gray2 + green1), _level(gray2 + red1)
     b3, g3, r3 = _level(gray3 + blue1), _level(gray3 + green1), _level(gray3 + red1)
-
-    room = tl.where(line < height, (width * 3 + 3) // 4, 0) - column * 3
-    target = out + line.to(tl.int64) * words + column * 3
     tl.store(target, b0 | (g0 << 8) | (r0 << 16) | (b1 << 24), mask=room > 0)
     tl.store(target + 1, g1 | (r1 << 8) | (b2 << 16) | (g2 << 24), mask=room > 1)
     tl.store(target + 2, r2 | (b3 << 8) | (g3 << 16) | (r3 << 24), mask=room > 2)
