@@ -5,7 +5,8 @@
 The clips beside the project are looped whole, packet by packet, into three files of 10,000 frames
 in all or somewhat more (`benchmarks/work`). Every contestant is a process of its own; loading and
 compiling are not counted. `... alone` reads the frames and does nothing with them: what a source of
-one video at a time can bring. GPU busy and NVDEC busy are NVML's means over the run; a device has
+one video at a time can bring. `ours pixels` converts and letterboxes frames on CPU threads, `ours
+pyav` on the GPU. GPU busy and NVDEC busy are NVML's means over the run; a device has
 several NVDEC engines, and a video uses one of them. Ultralytics' results are iterated and not
 written anywhere, and so are ours.
 """
@@ -25,7 +26,10 @@ from gpu_common import WORK, GpuMonitor, contest, gpu_environment, main_guard, m
 FRAMES = 10_000
 BATCH = 64
 CLIPS = ("bottle-detection.mp4", "car-detection.mp4", "one-by-one-person-detection.mp4")
-CONTESTANTS = ("ultralytics", "pyav alone", "nvdec alone", "ours pyav", "ours nvdec")
+CONTESTANTS = (
+    *("ultralytics", "pyav alone", "nvdec alone"),
+    *("ours pyav", "ours pixels", "ours nvdec"),
+)
 
 
 def looped(name: str, frames: int) -> Path:
@@ -66,8 +70,8 @@ def videos(frames: int) -> list[Path]:
     return [looped(name, -(-frames // len(CLIPS))) for name in CLIPS]
 
 
-def engine(name: str, batch: int, *, video: bool) -> Any:
-    """Return an engine that decodes videos on the device, or on the CPU."""
+def engine(name: str, batch: int, *, video: bool, pictures: bool) -> Any:
+    """Return an engine that decodes, or converts, frames on the device or on the CPU."""
     from brimful.engine.config import EngineConfig
     from brimful.engine.engine import Engine
     from brimful.models.model import ModelOptions, open_model
@@ -80,7 +84,7 @@ def engine(name: str, batch: int, *, video: bool) -> Any:
         device="cuda:0", precision="fp16", max_batch=batch, postprocess=PostprocessConfig()
     )
     opened = open_model(model(name), ModelOptions())
-    runtime = TorchCudaRuntime(opened, options, Techniques(video=video))
+    runtime = TorchCudaRuntime(opened, options, Techniques(video=video, pictures=pictures))
     return Engine(runtime, EngineConfig())
 
 
@@ -89,7 +93,8 @@ def ours(contestant: str, name: str, files: list[Path], batch: int) -> None:
     from brimful.engine.interpreter import prepare_interpreter
     from brimful.sources.open_source import open_source
 
-    with engine(name, batch, video=contestant == "ours nvdec") as running:
+    video, pictures = contestant == "ours nvdec", contestant != "ours pixels"
+    with engine(name, batch, video=video, pictures=pictures) as running:
         for clip in CLIPS:
             for result in running.predict(open_source(shared(f"videos/{clip}"))):
                 if result.frame == 4 * batch:

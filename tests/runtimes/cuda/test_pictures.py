@@ -69,6 +69,9 @@ class Device:
         self.launches: list[int] = []
 
     def empty(self, size: int, *, dtype: Any, pin_memory: bool = False, device: Any = None) -> Any:
+        if device is not None and self.made:
+            idle = self.queue.done == len(self.queue.work)
+            assert idle, "memory that goes is not read any more"
         if device is not None and size > self.room:
             raise torch.OutOfMemoryError("scarce")
         if size:
@@ -145,7 +148,7 @@ def brought(tested: Pictures, images: list[Picture]) -> list[Surface]:
 @on_x86
 def test_surfaces_are_what_pyav_gives(device: Device) -> None:
     images = some() + some(1)
-    tested = Pictures(device.queue)  # it holds the memory
+    tested = Pictures(12, device.queue)  # it holds the memory
     surfaces = brought(tested, images)
     assert len(device.copies) == 1 and device.launches == [8], "one copy and one launch for all"
     device.queue.synchronize()
@@ -160,7 +163,7 @@ def test_surfaces_are_what_pyav_gives(device: Device) -> None:
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuvj420p"])
 def test_every_range_whatever_it_is_called(pixels: str, value_range: int, device: Device) -> None:
     image = Picture(planar((8, 12), pixels=pixels, value_range=value_range), 0)
-    tested = Pictures(device.queue)
+    tested = Pictures(12, device.queue)
     (surface,) = brought(tested, [image])
     device.queue.synchronize()
     np.testing.assert_array_equal(fetched(surface), image.pixels())
@@ -169,7 +172,7 @@ def test_every_range_whatever_it_is_called(pixels: str, value_range: int, device
 @on_x86
 def test_a_batch_does_not_overwrite_the_one_before_it(device: Device) -> None:
     """The second one is brought while nothing of the first has happened yet."""
-    tested = Pictures(device.queue)
+    tested = Pictures(4, device.queue)
     first, second, third = some(), some(1), some(2, SIZES * 3)
     found: dict[int, list[np.ndarray]] = {}
     for number, images in enumerate((first, second, third, first)):
@@ -184,6 +187,14 @@ def test_a_batch_does_not_overwrite_the_one_before_it(device: Device) -> None:
         for pixels, image in zip(found[number], images, strict=True):
             np.testing.assert_array_equal(pixels, image.pixels())
     assert len(device.made) == len(device.pinned) == 2, "memory grows once, and is used again"
+
+
+def test_one_picture_makes_room_for_a_batch(device: Device) -> None:
+    images = [Picture(planar((16, 40), i), 0) for i in range(7)]
+    tested = Pictures(7, device.queue)
+    for count in (1, 3, 7, 2):
+        brought(tested, images[:count])
+    assert (len(device.made), len(device.pinned)) == (1, 1)
 
 
 def test_a_bad_picture_among_good_ones(device: Device) -> None:
@@ -284,7 +295,7 @@ def test_a_batch_in_pieces(device: Device, monkeypatch: pytest.MonkeyPatch) -> N
     plan = PicturePlans().of(images[0].format)
     assert plan is not None
     tested = Loader(6, 3, "here", pictures=True)
-    tested._pictures = Pictures(device.queue, limit=2 * plan.total + 7)
+    tested._pictures = Pictures(6, device.queue, limit=2 * plan.total + 7)
     images.insert(3, large)
     _, errors, found = through(device, images, tested=tested, on_host=[3])
     assert not errors and device.launches == [2, 1, 2]

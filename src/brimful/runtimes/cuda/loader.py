@@ -80,7 +80,7 @@ class Loader:
         self._stream: Any = take_stream(device)
         self._ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._plans = Plans()
-        self._pictures = Pictures(self._stream) if pictures else None
+        self._pictures = Pictures(batch, self._stream) if pictures else None
         self._decoding: Decoding | None = None
         if decoder is not None:
             self._decoding = Decoding(decoder, batch, self._stream, limit=limit, initial=initial)

@@ -91,9 +91,14 @@ class PicturePlan:
     strides: tuple[int, int]
 
     @property
+    def staged(self) -> int:
+        """Bytes that cross the bus."""
+        return self.planes + self.entry.nbytes
+
+    @property
     def total(self) -> int:
         """Bytes of device memory."""
-        return self.planes + self.pixels + self.entry.nbytes
+        return self.staged + self.pixels
 
 
 class PicturePlans:
@@ -117,14 +122,16 @@ class PicturePlans:
 class Pictures:
     """Brings pictures to a device, a piece of a batch at a time. One thread uses it."""
 
-    def __init__(self, stream: Any, *, limit: int = LIMIT) -> None:
+    def __init__(self, batch: int, stream: Any, *, limit: int = LIMIT) -> None:
         """Take no memory yet.
 
         Args:
+            batch: Pictures of a piece at most.
             stream: Everything is queued there; its device is the current one.
             limit: Bytes of device memory. Where there are not so many, it is halved until there
                 are.
         """
+        self._batch = batch
         self._stream = stream
         self._limit = limit
         self._plans = PicturePlans()
@@ -176,7 +183,7 @@ class Pictures:
         outputs = starts[-1] + np.cumsum([0, *(plan.pixels for plan in chosen)])
         staged, whole = int(starts[-1]), int(outputs[-1])
         self._copied.synchronize()
-        self._grow(staged, whole)
+        self._grow(staged, whole, max(chosen, key=lambda plan: plan.total))
         base = self._memory.data_ptr()
         host = self._staged.numpy()
         table = host[:table_bytes].view(np.int64).reshape(-1, COLUMNS)
@@ -205,15 +212,17 @@ class Pictures:
         """Free the memory; nothing may be in flight."""
         del self._staged, self._memory
 
-    def _grow(self, staged: int, whole: int) -> None:
+    def _grow(self, staged: int, whole: int, largest: PicturePlan) -> None:
+        """Make room, at once for as many pictures as there may be: batches fill up."""
+        count = min(self._batch, self._limit // largest.total)
         if staged > self._staged.numel():
-            size = int(staged * GROWTH)
+            size = max(int(staged * GROWTH), count * largest.staged)
             self._staged = torch.empty(size, dtype=torch.uint8, pin_memory=True)
         if whole > self._memory.numel():
             self._stream.synchronize()
             # The old one need not fit beside the new one.
             self._memory = torch.empty(0, dtype=torch.uint8, device=self._stream.device)
-            size = min(self._limit, int(whole * GROWTH))
+            size = min(self._limit, max(int(whole * GROWTH), count * largest.total))
             try:
                 self._memory = torch.empty(size, dtype=torch.uint8, device=self._stream.device)
             except torch.OutOfMemoryError:
