@@ -152,7 +152,7 @@ def engine(*, video: bool = True, batch: int = 16, **config: Any) -> Engine:
         device="cuda:0", precision="fp16", max_batch=batch, postprocess=PostprocessConfig()
     )
     model = open_model(saved("yolo26n.yaml"), ModelOptions())
-    runtime = TorchCudaRuntime(model, options, Techniques(video=video))
+    runtime = TorchCudaRuntime(model, options, Techniques(video=video, pictures=video))
     return Engine(runtime, EngineConfig(canvas="square", **config))
 
 
