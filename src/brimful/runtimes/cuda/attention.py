@@ -18,7 +18,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from brimful.runtimes.cuda.conv import Launch
+from brimful.runtimes.cuda.launch import Launch
 
 DIMS = (16, 32, 64, 128)
 """Channels of a head that the kernel takes: what a matrix unit takes, and what registers hold."""

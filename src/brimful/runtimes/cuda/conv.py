@@ -20,6 +20,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from brimful.runtimes.cuda.launch import Launch
 from brimful.vision.cuda.kernel import kernel
 
 MULTIPROCESSORS = 132
@@ -263,24 +264,6 @@ def _depthwise(
 _SIZES = ["pixels", "out_height", "out_width", "height", "width"]
 conv_kernel: Any = triton.jit(do_not_specialize=_SIZES)(_conv)
 depthwise_kernel: Any = triton.jit(do_not_specialize=_SIZES)(_depthwise)
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """A kernel with its arguments, to be compiled or to be run."""
-
-    kernel: Any
-    grid: tuple[int]
-    arguments: tuple[Any, ...]
-    constants: dict[str, Any]
-
-    def run(self) -> None:
-        """Launch it on the current stream."""
-        self.kernel[self.grid](*self.arguments, **self.constants)
-
-    def compile(self) -> None:
-        """Compile it, or find it in Triton's cache."""
-        self.kernel.warmup(*self.arguments, grid=self.grid, **self.constants)
 
 
 def conv(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from brimful.errors import RuntimeFailedError
 from brimful.runtimes.cuda.lane import Graph, Lane
@@ -38,12 +39,13 @@ class Flight:
             RuntimeFailedError: An image could not be decoded, and the host selects: the engine
                 runs the others again, each on its own.
         """
-        assert self.graph is not None
+        assert self.graph is not None and self.lane is not None
         arrays = [host.numpy()[: self.count] for host in self.slot.outputs]
         if self.graph.select is not None:
             rows = self.graph.select.rows(self.count)
             if self.graph.masks is not None:
-                masks = self.graph.masks.masks(self.graph.select.found(self.count))
+                again = partial(self.lane.again, self.graph)
+                masks = self.graph.masks.masks(self.graph.select.found(self.count), again)
                 return Selected(rows=rows, masks=masks, errors=self.errors)
             return Selected(rows=rows, arrays=arrays, errors=self.errors)
         if self.errors:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brimful.runtimes.cuda.conv import Launch
+from brimful.runtimes.cuda.launch import Launch
 from brimful.runtimes.cuda.pairs import best_pairs, best_scores
 from brimful.spec import Size
 

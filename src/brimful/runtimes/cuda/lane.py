@@ -9,7 +9,8 @@ lanes take `Turns`, so all graphs share the memory for what a network computes o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +123,19 @@ class Lane:
                 graph.replay()
                 for host, output in zip(hosts, graph.outputs, strict=True):
                     host[:count].copy_(output[:count], non_blocking=True)
+
+    @contextmanager
+    def again(self, graph: Graph) -> Iterator[None]:
+        """Run the last forward again and hold its turn: what it computes on its way is there then.
+
+        Args:
+            graph: The one that `run` was called with; nothing has been loaded since.
+        """
+        turn = self._turns.next(self.stream, self.finished)
+        with torch.cuda.stream(self.stream), torch.inference_mode(), turn:
+            graph.replay()
+            self.stream.synchronize()
+            yield
 
     def reserve(self, values: int) -> None:
         """Make room for the largest input, in values; graphs of a smaller buffer are dropped."""

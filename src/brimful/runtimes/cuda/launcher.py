@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from brimful.announce import announced
-from brimful.runtimes.cuda.conv import Launch
+from brimful.runtimes.cuda.launch import Launch
 from brimful.runtimes.threads import available_cpus
 
 
@@ -23,7 +23,7 @@ class Launcher:
         if self._collected is None:
             launch.run()
         else:
-            self._collected.append(launch)
+            self._collected.append(launch.detached())  # else the whole network's would be kept
 
     @contextmanager
     def compiling(self) -> Iterator[None]:

@@ -11,7 +11,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from brimful.runtimes.cuda.conv import Launch, tile_of
+from brimful.runtimes.cuda.conv import tile_of
+from brimful.runtimes.cuda.launch import Launch
 from brimful.vision.cuda.kernel import kernel
 
 PIXELS = 32

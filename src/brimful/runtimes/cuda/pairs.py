@@ -17,7 +17,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from brimful.runtimes.cuda.conv import Launch
+from brimful.runtimes.cuda.launch import Launch
 from brimful.vision.cuda.kernel import kernel
 
 ANCHORS = 128

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -205,13 +206,17 @@ class DeviceMasks:
             CHUNK=CHUNK,
         )
 
-    def masks(self, found: IntArray) -> EncodedMasks:
+    def masks(
+        self, found: IntArray, again: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> EncodedMasks:
         """Return the masks of the last launch, once its stream was waited for.
 
         Prototypes of images that had no room come with them, a copy each.
 
         Args:
             found: int (images,), rows of each image.
+            again: Needed where the prototypes' memory serves others after the launch: within this
+                context they are there again.
         """
         count = len(found)
         own = np.arange(self._buffers.limit) < np.asarray(found)[:, None]
@@ -219,10 +224,14 @@ class DeviceMasks:
         sizes = np.maximum(lengths, 0).sum(axis=1).tolist()
         text = self._buffers.text.numpy()
         missing = np.flatnonzero((lengths == NOT_ENCODED).any(axis=1)).tolist()
+        prototypes: dict[int, FloatArray] = {}
+        if missing:
+            with again():
+                prototypes = {image: self._fetch(image) for image in missing}
         return EncodedMasks.of(
             lengths[own],
             b"".join([text[image, :size].tobytes() for image, size in enumerate(sizes)]),
-            {image: self._fetch(image) for image in missing},
+            prototypes,
         )
 
     def _fetch(self, image: int) -> FloatArray:
