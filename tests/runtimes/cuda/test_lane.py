@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,3 +83,24 @@ def test_nothing_to_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == []
     replay()
     assert said == ["network"]
+
+
+def test_what_a_forward_left_is_there_again_while_its_turn_is_held() -> None:
+    said: list[str] = []
+    lane = Lane.__new__(Lane)
+    stream: Any = SimpleNamespace(synchronize=lambda: said.append("wait"))
+    lane.stream, lane.finished = stream, "finished"
+
+    @contextmanager
+    def next_turn(stream: Any, finished: Any) -> Iterator[None]:
+        assert stream is lane.stream and finished == "finished"
+        said.append("turn")
+        yield
+        said.append("turn is over")
+
+    turns: Any = SimpleNamespace(next=next_turn)
+    lane._turns = turns
+    graph: Any = SimpleNamespace(replay=lambda: said.append("replay"))
+    with lane.again(graph):
+        said.append("fetch")
+    assert said == ["turn", "replay", "wait", "fetch", "turn is over"]

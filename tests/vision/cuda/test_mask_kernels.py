@@ -1,5 +1,6 @@
 """Masks on the device against the host's, character for character."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -64,8 +65,19 @@ def some_rows(geometries, counts, seed, *, channels=8):
     )
 
 
-def launch(rows, prototypes, geometries, device, *, images=None, limit=None, buffers=None):
-    """Run the kernels as a lane would; return what the host gets."""
+def launch(
+    rows,
+    prototypes,
+    geometries,
+    device,
+    *,
+    images=None,
+    limit=None,
+    buffers=None,
+    tensor=None,
+    collect=None,
+):
+    """Run the kernels as a lane would; return what the host gets, or what `collect` makes of it."""
     batch, channels, *grid = prototypes.shape
     counts = np.bincount(rows.image, minlength=batch).astype(np.int32)
     if buffers is None:
@@ -78,10 +90,11 @@ def launch(rows, prototypes, geometries, device, *, images=None, limit=None, buf
     buffers.counts[0, :batch] = torch.from_numpy(counts).to(device)
     masks = DeviceMasks(buffers, batch, tuple(grid))
     masks.place(geometries)
-    given = torch.from_numpy(prototypes).to(device)
-    masks.launch(given)
+    masks.launch(torch.from_numpy(prototypes).to(device) if tensor is None else tensor)
     if device.type == "cuda":
         torch.cuda.synchronize()
+    if collect is not None:
+        return collect(masks)
     return masks.masks(counts[: len(geometries)])
 
 
@@ -222,6 +235,33 @@ def test_an_image_whose_place_nobody_said_is_left_to_the_host(device):
     boxes = Inverse.of(rows, placed([geometry] * 2)).boxes(rows.boxes)
     wanted = host_masks(rows, prototypes, boxes, [geometry] * 2)
     assert found.masks(rows, boxes, placed([geometry] * 2)) == wanted
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_prototypes_are_fetched_while_they_are_sure_to_be_there(missing, device):
+    """Between a launch and the fetching, their memory may have served another batch."""
+    geometry = Geometry((32, 64), (32, 64), (32, 64), 0, 0)
+    rows = some_rows([geometry] * 2, [2, 2], 9)
+    prototypes = smooth((2, 8, 8, 16), 3)
+    given = torch.from_numpy(prototypes).to(device)
+    events = []
+
+    @contextmanager
+    def again():
+        events.append("again")
+        given.copy_(torch.from_numpy(prototypes))
+        yield
+        given.zero_()
+
+    def spoilt(masks):
+        given.zero_()
+        return masks.masks(np.array([2, 2]), again)
+
+    places = [None if missing else geometry, geometry]
+    found = launch(rows, prototypes, places, device, tensor=given, collect=spoilt)
+    assert events == ["again"] * missing and list(found.prototypes) == [0] * missing
+    for image, kept in found.prototypes.items():
+        np.testing.assert_array_equal(kept, prototypes[image])
 
 
 def test_an_image_too_large_to_number_its_pixels_is_left_to_the_host():
