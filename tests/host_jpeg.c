@@ -74,15 +74,17 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
         }
         statuses[i] = block->status;
         if (block->status != GOOD) continue;
-        for (int index = 0;; index++) {
-            int between[72], component = 0, pitch = 0, at = 0;
-            u8* samples = samples_of(image, index, &component, &pitch, &at);
-            if (!samples) break;
+        const Blocks blocks = blocks_of(image);
+        for (int index = 0; index < blocks.count; index++) {
+            int between[72], factors[8];
+            const Target target = target_of(image, &blocks, index);
+            for (t = 0; t < 8; t++) {
+                const i16* coefficients = work.coefficients + (i64)target.scanned * 64;
+                quantisers_of(work.quantisers, target.component, t, factors);
+                if (columns_of(coefficients, factors, t, between)) statuses[i] = DAMAGED;
+            }
             for (t = 0; t < 8; t++)
-                if (columns_of(work.coefficients + (i64)at * 64,
-                               work.quantisers + 64 * component, t, between))
-                    statuses[i] = DAMAGED;
-            for (t = 0; t < 8; t++) rows_of(between + 9 * t, samples + (i64)t * pitch);
+                rows_of(between + 9 * t, target.samples + (i64)t * target.pitch);
         }
     }
     free(block);

@@ -53,7 +53,7 @@ _CARVEOUT = 50
 is seldom more than one. A network's kernels beside it are faster for the cache that is left
 (benchmarks/NOTES.md)."""
 
-_SAMPLES, _PIXELS, _LINES = 64 // 8, 4, 8
+_SAMPLES, _PIXELS, _LINES = 64 // 8 * 4, 4, 8
 """What a thread writes: samples of planes, and columns and rows of canvases."""
 
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}

@@ -63,19 +63,29 @@ read_scans(const i64* images, int* statuses, int* told) {
 extern "C" __global__ void __launch_bounds__(256)
 transform_blocks(const i64* images, int* statuses, int* told) {
     __shared__ int between[32][72];
-    const i64* image = images + (i64)blockIdx.y * COLUMNS;
-    int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8, component = 0, pitch = 0, at = 0;
-    int index = (int)blockIdx.x * 32 + block;
     if (statuses[blockIdx.y] != GOOD) return;
+    const i64* image = images + (i64)blockIdx.y * COLUMNS;
     const Work work = work_of(image);
-    u8* samples = samples_of(image, index, &component, &pitch, &at);
-    if (samples) {
-        const i16* coefficients = work.coefficients + (i64)at * 64;
-        if (columns_of(coefficients, work.quantisers + 64 * component, lane, between[block]))
-            statuses[blockIdx.y] = told[blockIdx.y] = DAMAGED;
+    const Blocks blocks = blocks_of(image);
+    int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8;
+    int factors[8], factors_of = -1, wild = 0;
+    ROLLED
+    for (int i = 0; i < TRANSFORMS; i++) {
+        int index = ((int)blockIdx.x * TRANSFORMS + i) * 32 + block;
+        const Target target = target_of(image, &blocks, index);
+        if (index < blocks.count) {
+            if (target.component != factors_of)
+                quantisers_of(work.quantisers, target.component, lane, factors);
+            factors_of = target.component;
+            wild |= columns_of(work.coefficients + (i64)target.scanned * 64, factors, lane,
+                               between[block]);
+        }
+        __syncwarp();
+        if (index < blocks.count)
+            rows_of(between[block] + 9 * lane, target.samples + (i64)lane * target.pitch);
+        __syncwarp(); // it has been read before the next one is written
     }
-    __syncwarp();
-    if (samples) rows_of(between[block] + 9 * lane, samples + (i64)lane * pitch);
+    if (wild) statuses[blockIdx.y] = told[blockIdx.y] = DAMAGED;
 }
 
 // Canvases out of planes. Those of an image that is not GOOD stay as they are.
