@@ -93,13 +93,27 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
 // What Python says as well.
 void brimful_constants(int* out) {
     const int constants[] = {COLUMNS, LUMA, WORK, FILE_AT, FILE_BYTES, CANVAS,
-                             THREADS, GROUP, LINES, GOOD, UNSUPPORTED, DAMAGED};
-    for (int i = 0; i < 12; i++) out[i] = constants[i];
+                             THREADS, 8 * TRANSFORMS, GROUP, LINES,
+                             GOOD, UNSUPPORTED, DAMAGED};
+    for (int i = 0; i < 13; i++) out[i] = constants[i];
 }
 
 // Place one image on its canvas.
 void brimful_place(const i64* image, void* out, int height, int width, int type) {
-    Canvases canvases = {out, height, width, type};
-    for (int y = 0; y < height; y += LINES)
-        for (int x = 0; x < width; x += GROUP) place(image, &canvases, y, x);
+    static Joint joint;
+    static Strip strips[LANES];
+    const Canvases canvases = canvases_of(out, height, width, type);
+    int threads = (width + GROUP - 1) / GROUP * ((height + LINES - 1) / LINES);
+    for (int first = 0; first < threads; first += LANES) {
+        for (int lane = 0; lane < LANES; lane++) {
+            strips[lane] = strip_of(image, &canvases, first + lane);
+            announce(&joint, &strips[lane], &canvases, lane);
+        }
+        for (int line = 0; line < LINES; line++) {
+            for (int lane = 0; lane < LANES; lane++)
+                make_row(&strips[lane], image, &canvases, line, joint.parts[lane]);
+            for (int lane = 0; lane < LANES && canvases.joint; lane++)
+                write_joint(&joint, image, &canvases, line, lane);
+        }
+    }
 }

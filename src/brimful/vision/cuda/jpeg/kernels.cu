@@ -91,10 +91,19 @@ transform_blocks(const i64* images, int* statuses, int* told) {
 // Canvases out of planes. Those of an image that is not GOOD stay as they are.
 extern "C" __global__ void __launch_bounds__(256)
 place_images(const i64* images, const int* statuses, void* out, i64 height, i64 width, i64 type) {
+    __shared__ Joint joints[256 / LANES];
     if (statuses[blockIdx.y] != GOOD) return;
-    Canvases canvases = {out, (int)height, (int)width, (int)type};
-    int groups = (canvases.width + GROUP - 1) / GROUP;
-    int index = (int)(blockIdx.x * blockDim.x + threadIdx.x), y = index / groups * LINES;
-    if (y < canvases.height)
-        place(images + (i64)blockIdx.y * COLUMNS, &canvases, y, index % groups * GROUP);
+    const i64* image = images + (i64)blockIdx.y * COLUMNS;
+    const Canvases canvases = canvases_of(out, height, width, type);
+    int thread = (int)threadIdx.x, lane = thread % LANES;
+    Joint* joint = &joints[thread / LANES];
+    Strip strip = strip_of(image, &canvases, (int)(blockIdx.x * blockDim.x) + thread);
+    announce(joint, &strip, &canvases, lane);
+    ROLLED
+    for (int line = 0; line < LINES; line++) {
+        make_row(&strip, image, &canvases, line, joint->parts[lane]);
+        __syncwarp();
+        if (canvases.joint) write_joint(joint, image, &canvases, line, lane);
+        __syncwarp(); // it has been read before the next row is made
+    }
 }

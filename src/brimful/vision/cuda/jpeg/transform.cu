@@ -2,7 +2,9 @@
 
 #define FIXED(x) ((int)((x) * 8192 + 0.5))
 
+#ifndef TRANSFORMS
 #define TRANSFORMS 4 // blocks of samples that a thread works on, one after the other
+#endif
 
 DEVICE u32 larger(u32 a, u32 b) { return a > b ? a : b; }
 

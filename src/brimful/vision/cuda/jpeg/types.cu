@@ -11,7 +11,7 @@
 // method, so that the samples are the CPU decoder's. Formats: ITU-T T.81.
 //
 // The files of this folder are one source, in the order types, segments, bits, scan, dc, transform,
-// place, kernels. All but the last are C that is also C++: tests compile them for the CPU and run
+// pixels, groups, place, kernels. All but the last are C that is also C++: tests compile them for the CPU and run
 // the phases of a block in turn. Between phases, all threads of a block wait for each other.
 
 #ifdef __CUDACC__
