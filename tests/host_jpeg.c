@@ -102,18 +102,22 @@ void brimful_constants(int* out) {
 void brimful_place(const i64* image, void* out, int height, int width, int type) {
     static Joint joint;
     static Strip strips[LANES];
+    static Share shares[LANES];
     const Canvases canvases = canvases_of(out, height, width, type);
     int threads = (width + GROUP - 1) / GROUP * ((height + LINES - 1) / LINES);
     for (int first = 0; first < threads; first += LANES) {
         for (int lane = 0; lane < LANES; lane++) {
             strips[lane] = strip_of(image, &canvases, first + lane);
-            announce(&joint, &strips[lane], &canvases, lane);
+            announce(&joint, &strips[lane], image, &canvases, lane);
         }
+        for (int lane = 0; lane < LANES; lane++)
+            shares[lane] = share_of(&joint, image, &canvases, lane);
         for (int line = 0; line < LINES; line++) {
             for (int lane = 0; lane < LANES; lane++)
-                make_row(&strips[lane], image, &canvases, line, joint.parts[lane]);
+                make_row(&strips[lane], image, &canvases, line, joint.parts + lane * GROUP_PARTS,
+                         is_grouped(image));
             for (int lane = 0; lane < LANES && canvases.joint; lane++)
-                write_joint(&joint, image, &canvases, line, lane);
+                write_joint(&joint, &shares[lane], &canvases, line, lane);
         }
     }
 }

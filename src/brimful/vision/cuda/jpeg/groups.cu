@@ -33,11 +33,11 @@ DEVICE u64 window(const u8* row, int from, int last) {
     return low >> shift | high << 1 << (63 - shift);
 }
 
-// A group on its way down the image.
+// A group on its way down the image, with two rows of chroma, or as many as have been there.
 typedef struct {
-    int column;              // of the image, the first one
-    int near_row, far_row;   // of chroma, those that are here
-    u32 near[GROUP], far[GROUP];
+    int column; // of the image, the first one
+    int rows[2];
+    u32 samples[2][GROUP];
 } Group;
 
 // The samples of a row of chroma that a group is made of. Where chroma is halved across, these are
@@ -69,47 +69,38 @@ DEVICE void bring_chroma(const Picture* picture, int column, int row, u32* sampl
         if (from + i == last + 1) samples[i] = samples[i - 1];
 }
 
-// Bring what a row of pixels needs and is not here: often there is the row above.
-DEVICE void bring_rows(const Picture* picture, Group* group, int y) {
-    int near = picture->down ? y >> 1 : y;
-    int far = picture->down ? limited(near + (y & 1) * 2 - 1, picture->last_row) : near;
-    if (near != group->near_row) {
-        int here = near == group->far_row;
-        UNROLLED
-        for (int i = 0; i < GROUP; i++) {
-            u32 old = group->near[i];
-            group->near[i] = group->far[i];
-            group->far[i] = old;
-        }
-        group->far_row = group->near_row;
-        group->near_row = near;
-        if (!here) bring_chroma(picture, group->column, near, group->near);
-    }
-    if (picture->down && far != group->far_row) {
-        bring_chroma(picture, group->column, far, group->far);
-        group->far_row = far;
+// Bring the rows of chroma that are not here: often one is, from the row of pixels above.
+DEVICE void bring_rows(const Picture* picture, Group* group, int near, int far) {
+    UNROLLED
+    for (int i = 0; i < 2; i++) {
+        int wanted = group->rows[1 - i] == near ? far : near;
+        if (group->rows[i] == wanted || (!i && group->rows[0] == near)) continue;
+        if (i && !picture->down) continue;
+        group->rows[i] = wanted;
+        bring_chroma(picture, group->column, wanted, group->samples[i]);
     }
 }
 
 // Chroma of each pixel of a row, less its centre: signed, in the upper bytes of both halves.
-DEVICE void filter(const Picture* picture, const Group* group, int y, u32* chroma) {
+DEVICE void filter(const Picture* picture, Group* group, int y, u32* chroma) {
+    int across = picture->across, down = picture->down, near_row = down ? y >> 1 : y;
+    int far_row = down ? limited(near_row + (y & 1) * 2 - 1, picture->last_row) : near_row;
+    bring_rows(picture, group, near_row, far_row);
     // Weights are in 1/256 of a sample, and so is what halves are rounded with. Half of red may get
     // 1/256 more, from blue, which is too little to be seen.
-    int across = picture->across, down = picture->down;
-    u32 near = across ? down ? 48 : 64 : down ? 192 : 256, far = down ? across ? 16 : 64 : 0;
+    u32 all = across ? 64 : 256, near = down ? all / 4 * 3 : all;
     u32 bias = across ? down ? 32 : 16 : down ? 64 + 64 * (y & 1) : 0;
     bias = (bias + (across ? CENTRE / 4 : CENTRE)) * BOTH;
-    u32 sums[GROUP];
-    UNROLLED
-    for (int i = 0; i < GROUP; i++) {
-        sums[i] = group->near[i] * near + bias;
-        if (down) sums[i] += group->far[i] * far;
-    }
+    u32 first = group->rows[0] == near_row ? near : all - near, second = all - first;
+    const u32 *samples = group->samples[0], *others = group->samples[1];
     if (!across) {
         UNROLLED
-        for (int i = 0; i < GROUP; i++) chroma[i] = sums[i];
+        for (int i = 0; i < GROUP; i++) chroma[i] = samples[i] * first + others[i] * second + bias;
         return;
     }
+    u32 sums[GROUP / 2 + 2];
+    UNROLLED
+    for (int i = 0; i < GROUP / 2 + 2; i++) sums[i] = samples[i] * first + others[i] * second + bias;
     u32 odd = down ? 0u - 16 * BOTH : 64 * BOTH; // what odd pixels are rounded with, beyond the bias
     if (group->column & 1) {
         UNROLLED
@@ -155,7 +146,6 @@ DEVICE u32 halves_of(u32 low, u32 high) {
 // levels as bytes. Those beside the image are undefined.
 DEVICE void bring_pixels(const Picture* picture, Group* group, int y, uint4* halves, u8* bytes) {
     u32 chroma[GROUP];
-    bring_rows(picture, group, y);
     u64 luma = window(picture->luma + y * picture->luma_pitch, group->column, picture->width - 1);
     filter(picture, group, y, chroma);
     u32 levels[3 * GROUP];

@@ -88,22 +88,32 @@ transform_blocks(const i64* images, int* statuses, int* told) {
     if (wild) statuses[blockIdx.y] = told[blockIdx.y] = DAMAGED;
 }
 
+// The rows of a block's groups.
+DEVICE void place_rows(const i64* image, const Canvases* canvases, Joint* joint, int grouped) {
+    int thread = (int)threadIdx.x, lane = thread % LANES;
+    Strip strip = strip_of(image, canvases, (int)(blockIdx.x * blockDim.x) + thread);
+    announce(joint, &strip, image, canvases, lane);
+    __syncwarp();
+    const Share share = share_of(joint, image, canvases, lane);
+    ROLLED
+    for (int line = 0; line < LINES; line++) {
+        uint4* parts = joint->parts + lane * GROUP_PARTS;
+        make_row(&strip, image, canvases, line, parts, grouped);
+        __syncwarp();
+        if (canvases->joint) write_joint(joint, &share, canvases, line, lane);
+        __syncwarp(); // it has been read before the next row is made
+    }
+}
+
 // Canvases out of planes. Those of an image that is not GOOD stay as they are.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 4)
 place_images(const i64* images, const int* statuses, void* out, i64 height, i64 width, i64 type) {
     __shared__ Joint joints[256 / LANES];
     if (statuses[blockIdx.y] != GOOD) return;
     const i64* image = images + (i64)blockIdx.y * COLUMNS;
     const Canvases canvases = canvases_of(out, height, width, type);
-    int thread = (int)threadIdx.x, lane = thread % LANES;
-    Joint* joint = &joints[thread / LANES];
-    Strip strip = strip_of(image, &canvases, (int)(blockIdx.x * blockDim.x) + thread);
-    announce(joint, &strip, &canvases, lane);
-    ROLLED
-    for (int line = 0; line < LINES; line++) {
-        make_row(&strip, image, &canvases, line, joint->parts[lane]);
-        __syncwarp();
-        if (canvases.joint) write_joint(joint, image, &canvases, line, lane);
-        __syncwarp(); // it has been read before the next row is made
-    }
+    Joint* joint = &joints[threadIdx.x / LANES];
+    // Twice, for the compiler: what only one of them needs takes no registers from the other.
+    if (is_grouped(image)) place_rows(image, &canvases, joint, 1);
+    else place_rows(image, &canvases, joint, 0);
 }

@@ -141,18 +141,17 @@ DEVICE u32 resized_pixel(const Picture* picture, const i64* image, int y, int x)
         right = left;
     }
     int upper = limited(down.first, last_row), lower = limited(down.first + 1, last_row);
-    u32 corners[4] = {
-        upright_pixel(picture, upper, left), upright_pixel(picture, upper, right),
-        upright_pixel(picture, lower, left), upright_pixel(picture, lower, right)};
-    u32 pixel = 0;
-    for (int shift = 0; shift < 24; shift += 8) {
-        int above = (int)(corners[0] >> shift & 255) * across.weight +
-                    (int)(corners[1] >> shift & 255) * across.second_weight;
-        int below = (int)(corners[2] >> shift & 255) * across.weight +
-                    (int)(corners[3] >> shift & 255) * across.second_weight;
-        above = (down.weight * (above >> 4)) >> 16;
-        below = (down.second_weight * (below >> 4)) >> 16;
-        pixel |= (u32)((above + below + 2) >> 2) << shift;
+    int sums[3] = {2, 2, 2};
+    ROLLED
+    for (int i = 0; i < 2; i++) {
+        int row = i ? lower : upper, weight = i ? down.second_weight : down.weight;
+        u32 pixel = upright_pixel(picture, row, left), next = pixel;
+        if (across.second_weight) next = upright_pixel(picture, row, right);
+        for (int j = 0; j < 3; j++) {
+            int sum = (int)(pixel >> 8 * j & 255) * across.weight +
+                      (int)(next >> 8 * j & 255) * across.second_weight;
+            sums[j] += (weight * (sum >> 4)) >> 16;
+        }
     }
-    return pixel;
+    return (u32)(sums[2] >> 2) << 16 | (u32)(sums[1] >> 2) << 8 | (u32)(sums[0] >> 2);
 }

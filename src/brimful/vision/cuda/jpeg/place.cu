@@ -48,7 +48,7 @@ DEVICE void write_value(void* out, i64 at, int type, u32 level) {
 
 // What the threads of a warp have put together: a row of each one's group.
 typedef struct {
-    uint4 parts[LANES][GROUP_PARTS];
+    uint4 parts[LANES * GROUP_PARTS];
     int at[LANES];   // where the first row goes, in parts of the canvas
     int rows[LANES]; // how many there are
 } Joint;
@@ -57,9 +57,7 @@ typedef struct {
 typedef struct {
     Picture picture;
     Group group;
-    int y, x, rows;           // where the first one is on the canvas, and how many
-    int top, high, wide;      // of the resized image
-    int whole;                // whether pixels are those of planes, and in no other order
+    int row, rows; // of the image, where the first one is, and how many
 } Strip;
 
 DEVICE int is_resized(const i64* image) {
@@ -68,22 +66,25 @@ DEVICE int is_resized(const i64* image) {
            image[RESIZED_WIDTH] != image[turned ? HEIGHT : WIDTH];
 }
 
+// Whether an image's pixels come in groups: as they are, where they are, and filtered.
+DEVICE int is_grouped(const i64* image) {
+    return !is_resized(image) && image[ORIENTATION] == 1 &&
+           (image[ACROSS] == 1 || (image[WIDTH] - 1) / 2 >= NARROW);
+}
+
 DEVICE Strip strip_of(const i64* image, const Canvases* canvases, int index) {
     Strip strip;
     strip.picture = picture_of(image);
     int groups = (canvases->width + GROUP - 1) / GROUP;
-    strip.y = index / groups * LINES;
-    strip.x = index % groups * GROUP;
-    strip.rows = limited(canvases->height - strip.y, LINES);
-    strip.top = (int)image[TOP];
-    strip.high = (int)image[RESIZED_HEIGHT];
-    strip.wide = (int)image[RESIZED_WIDTH];
-    strip.whole = !is_resized(image) && strip.picture.orientation == 1 &&
-                  (!strip.picture.across || strip.picture.last_column >= NARROW);
-    strip.group.column = strip.x - (int)image[LEFT];
-    strip.group.near_row = strip.group.far_row = -1;
+    int y = index / groups * LINES;
+    strip.row = y - (int)image[TOP];
+    strip.rows = limited(canvases->height - y, LINES);
+    strip.group.column = index % groups * GROUP - (int)image[LEFT];
     UNROLLED
-    for (int i = 0; i < GROUP; i++) strip.group.near[i] = strip.group.far[i] = 0;
+    for (int i = 0; i < 2 * GROUP; i++) {
+        strip.group.rows[i / GROUP] = -1;
+        strip.group.samples[i / GROUP][i % GROUP] = 0;
+    }
     return strip;
 }
 
@@ -101,18 +102,20 @@ DEVICE void read_pixels(const i64* image, int row, int column, u8* bytes) {
 }
 
 // Make a thread's row of the canvas, the first one of its strip being 0: in `parts`, or, if groups
-// are not joint, in the canvas.
+// are not joint, in the canvas. `grouped`: as `is_grouped` says.
 DEVICE void make_row(Strip* strip, const i64* image, const Canvases* canvases, int line,
-                     uint4* parts) {
-    int y = strip->y + line, row = y - strip->top, column = strip->group.column;
+                     uint4* parts, int grouped) {
+    int row = strip->row + line, column = strip->group.column;
     if (line >= strip->rows) return;
+    int high = grouped ? strip->picture.height : (int)image[RESIZED_HEIGHT];
+    int wide = grouped ? strip->picture.width : (int)image[RESIZED_WIDTH];
     // Values of 16 bits may take the place of bytes: those that have been read.
     u8* bytes = (u8*)parts + 3 * GROUP;
-    int first = least(GROUP, -column), behind = strip->wide - column; // pixels of the image
-    int inside = row >= 0 && row < strip->high && first < GROUP && behind > 0;
-    int halves = canvases->joint && canvases->type == FLOAT16 && inside && strip->whole;
+    int first = least(GROUP, -column), behind = wide - column; // pixels of the image
+    int inside = row >= 0 && row < high && first < GROUP && behind > 0;
+    int halves = canvases->joint && canvases->type == FLOAT16 && inside && grouped;
     if (!inside) behind = 0;
-    else if (!strip->whole) read_pixels(image, row, column, bytes);
+    else if (!grouped) read_pixels(image, row, column, bytes);
     else bring_pixels(&strip->picture, &strip->group, row, halves ? parts : 0, bytes);
     if (first > 0 || behind < GROUP) {
         u16 gray = half_of(PAD);
@@ -129,28 +132,49 @@ DEVICE void make_row(Strip* strip, const i64* image, const Canvases* canvases, i
     int count = GROUP;
     if (!canvases->joint) {
         out = canvases->out;
-        at = (((i64)image[CANVAS] * canvases->height + y) * canvases->width + strip->x) * 3;
-        count = least(GROUP, canvases->width - strip->x);
+        int x = column + (int)image[LEFT], y = row + (int)image[TOP];
+        at = ((image[CANVAS] * canvases->height + y) * canvases->width + x) * 3;
+        count = least(GROUP, canvases->width - x);
     }
     ROLLED
     for (int i = 0; i < 3 * count; i++) write_value(out, at + i, canvases->type, bytes[i]);
 }
 
 // Say where a thread's groups go.
-DEVICE void announce(Joint* joint, const Strip* strip, const Canvases* canvases, int lane) {
-    joint->at[lane] = (strip->y * canvases->width + strip->x) / GROUP * GROUP_PARTS;
+DEVICE void announce(Joint* joint, const Strip* strip, const i64* image, const Canvases* canvases,
+                     int lane) {
+    int x = strip->group.column + (int)image[LEFT], y = strip->row + (int)image[TOP];
+    joint->at[lane] = (y * (canvases->width / GROUP) + x / GROUP) * GROUP_PARTS;
     joint->rows[lane] = strip->rows;
 }
 
-// Write what has been put together. Each thread has every LANES-th part.
-DEVICE void write_joint(const Joint* joint, const i64* image, const Canvases* canvases, int line,
-                        int lane) {
-    int pitch = canvases->width / GROUP * GROUP_PARTS;
-    uint4* out = (uint4*)canvases->out + (i64)image[CANVAS] * canvases->height * pitch;
+// Which of these a thread writes: every LANES-th part of each row.
+typedef struct {
+    uint4* canvas;
+    int at[GROUP_PARTS]; // where those of the first row go
+    u32 rows;            // how many rows there are, a byte each
+} Share;
+
+DEVICE Share share_of(const Joint* joint, const i64* image, const Canvases* canvases, int lane) {
+    i64 size = (i64)canvases->height * canvases->width / GROUP * GROUP_PARTS;
+    Share share;
+    share.canvas = (uint4*)canvases->out + image[CANVAS] * size;
+    share.rows = 0;
     UNROLLED
     for (int i = 0; i < GROUP_PARTS; i++) {
-        int part = i * LANES + lane, from = part / GROUP_PARTS, of = part % GROUP_PARTS;
-        if (line < joint->rows[from])
-            out[joint->at[from] + line * pitch + of] = joint->parts[from][of];
+        int part = i * LANES + lane, from = part / GROUP_PARTS;
+        share.at[i] = joint->at[from] + part % GROUP_PARTS;
+        share.rows |= (u32)joint->rows[from] << 8 * i;
     }
+    return share;
+}
+
+// Write a row that has been put together.
+DEVICE void write_joint(const Joint* joint, const Share* share, const Canvases* canvases, int line,
+                        int lane) {
+    int below = line * (canvases->width / GROUP * GROUP_PARTS);
+    UNROLLED
+    for (int i = 0; i < GROUP_PARTS; i++)
+        if (line < (int)(share->rows >> 8 * i & 255))
+            share->canvas[share->at[i] + below] = joint->parts[i * LANES + lane];
 }
