@@ -50,9 +50,8 @@ DEVICE void bring_chroma(const Picture* picture, int column, int row, u32* sampl
     }
     int from = picture->across ? (column >> 1) - !(column & 1) : column;
     int last = picture->last_column;
-    i64 at = (i64)row * picture->chroma_pitch;
-    u64 blue = window(picture->blue + at, from, last);
-    u64 red = window(picture->red + at, from, last);
+    u64 blue = window(picture->blue + row * picture->chroma_pitch, from, last);
+    u64 red = window(picture->red + row * picture->chroma_pitch, from, last);
     UNROLLED
     for (int i = 0; i < GROUP; i += 2) {
         u32 which = i % 4 ? 0x7362 : 0x5140;
@@ -147,8 +146,7 @@ DEVICE u32 halves_of(u32 low, u32 high) {
 // levels as bytes. Those beside the image are undefined.
 DEVICE void bring_pixels(const Picture* picture, Group* group, int y, uint4* halves, u8* bytes) {
     u32 chroma[GROUP];
-    u64 luma = window(picture->luma + (i64)y * picture->luma_pitch, group->column,
-                      picture->width - 1);
+    u64 luma = window(picture->luma + y * picture->luma_pitch, group->column, picture->width - 1);
     filter(picture, group, y, chroma);
     u32 levels[3 * GROUP];
     UNROLLED

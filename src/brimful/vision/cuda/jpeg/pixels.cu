@@ -12,7 +12,7 @@
 typedef struct {
     const u8 *luma, *blue, *red;
     int gray; // then there is only luma
-    int luma_pitch, chroma_pitch;
+    i64 luma_pitch, chroma_pitch;
     int last_column, last_row;       // of chroma
     int across, down;                // whether chroma is halved in these directions
     int near_across, far_across, near_down, far_down; // weights of samples
@@ -24,13 +24,13 @@ DEVICE Picture picture_of(const i64* image) {
     picture.luma = (const u8*)image[LUMA];
     picture.blue = (const u8*)image[BLUE];
     picture.red = (const u8*)image[RED];
-    picture.gray = (int)image[CHROMA_PITCH] == 0;
-    picture.luma_pitch = (int)image[LUMA_PITCH];
-    picture.chroma_pitch = (int)image[CHROMA_PITCH];
+    picture.gray = image[CHROMA_PITCH] == 0;
+    picture.luma_pitch = image[LUMA_PITCH];
+    picture.chroma_pitch = image[CHROMA_PITCH];
     picture.height = (int)image[HEIGHT];
     picture.width = (int)image[WIDTH];
-    picture.across = (int)image[ACROSS] == 2;
-    picture.down = (int)image[DOWN] == 2;
+    picture.across = image[ACROSS] == 2;
+    picture.down = image[DOWN] == 2;
     picture.orientation = (int)image[ORIENTATION];
     picture.last_column = (picture.width - 1) >> picture.across;
     picture.last_row = (picture.height - 1) >> picture.down;
@@ -85,7 +85,7 @@ DEVICE Rows rows_at(const Picture* picture, int y) {
 
 // The pixel at a place as stored.
 DEVICE u32 stored_pixel(const Picture* picture, int y, int x) {
-    if (picture->gray) return 0x010101u * picture->luma[(i64)y * picture->luma_pitch + x];
+    if (picture->gray) return 0x010101u * picture->luma[y * picture->luma_pitch + x];
     Rows rows = rows_at(picture, y);
     int near = picture->across ? x >> 1 : x, far = near + (x & 1) * 2 - 1;
     int blue = sum_of(picture, rows.blue_near, rows.blue_far, near) * picture->near_across;
@@ -95,7 +95,7 @@ DEVICE u32 stored_pixel(const Picture* picture, int y, int x) {
         red += sum_of(picture, rows.red_near, rows.red_far, far);
     }
     int bias = bias_of(picture, y, x), shift = 2 * (picture->across + picture->down);
-    int luma = picture->luma[(i64)y * picture->luma_pitch + x];
+    int luma = picture->luma[y * picture->luma_pitch + x];
     return rgb_of(luma, (blue + bias) >> shift, (red + bias) >> shift);
 }
 
