@@ -81,8 +81,8 @@ def describe(
         header: Of the image; `JpegDecoder.takes` it.
         geometry: Where the upright image goes.
         addresses: Of the planes of Y, Cb and Cr, which hold whole MCUs and follow each other
-            without a gap, and of `work_bytes`. They may be counted from anything, to be added to
-            `ADDRESSES` later.
+            without a gap, and of `work_bytes`, multiples of 16. They may be counted from anything,
+            to be added to `ADDRESSES` later.
         pitches: Bytes from row to row of Y and of both chroma planes, multiples of 8; the latter 0
             of a gray image.
     """

@@ -100,8 +100,9 @@ DEVICE void filter(const Picture* picture, Group* group, int y, u32* chroma) {
     }
     u32 sums[GROUP / 2 + 2];
     UNROLLED
-    for (int i = 0; i < GROUP / 2 + 2; i++) sums[i] = samples[i] * first + others[i] * second + bias;
-    u32 odd = down ? 0u - 16 * BOTH : 64 * BOTH; // what odd pixels are rounded with, beyond the bias
+    for (int i = 0; i < GROUP / 2 + 2; i++)
+        sums[i] = samples[i] * first + others[i] * second + bias;
+    u32 odd = down ? 0u - 16 * BOTH : 64 * BOTH; // what odd pixels have beyond the bias
     if (group->column & 1) {
         UNROLLED
         for (int i = 0; i < GROUP; i += 2) {

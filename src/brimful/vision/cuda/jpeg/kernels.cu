@@ -106,7 +106,7 @@ DEVICE void place_rows(const i64* image, const Canvases* canvases, Joint* joint,
 }
 
 // Canvases out of planes. Those of an image that is not GOOD stay as they are.
-extern "C" __global__ void __launch_bounds__(256, 4)
+extern "C" __global__ void __launch_bounds__(256, RESIDENT)
 place_images(const i64* images, const int* statuses, void* out, i64 height, i64 width, i64 type) {
     __shared__ Joint joints[256 / LANES];
     if (statuses[blockIdx.y] != GOOD) return;

@@ -7,6 +7,9 @@
 #ifndef LINES
 #define LINES 8 // rows of groups that a thread works on, one below the other
 #endif
+#ifndef RESIDENT
+#define RESIDENT 4 // blocks of 256 threads that a multiprocessor has registers for, at least
+#endif
 #define LANES 32           // threads that put their groups together
 #define GROUP_PARTS 3      // of 16 bytes, in a group of 16-bit values
 
