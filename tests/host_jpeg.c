@@ -74,15 +74,17 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
         }
         statuses[i] = block->status;
         if (block->status != GOOD) continue;
-        for (int index = 0;; index++) {
-            int between[72], component = 0, pitch = 0, at = 0;
-            u8* samples = samples_of(image, index, &component, &pitch, &at);
-            if (!samples) break;
+        const Blocks blocks = blocks_of(image);
+        for (int index = 0; index < blocks.count; index++) {
+            int between[72], factors[8];
+            const Target target = target_of(image, &blocks, index);
+            for (t = 0; t < 8; t++) {
+                const i16* coefficients = work.coefficients + (i64)target.scanned * 64;
+                quantisers_of(work.quantisers, target.component, t, factors);
+                if (columns_of(coefficients, factors, t, between)) statuses[i] = DAMAGED;
+            }
             for (t = 0; t < 8; t++)
-                if (columns_of(work.coefficients + (i64)at * 64,
-                               work.quantisers + 64 * component, t, between))
-                    statuses[i] = DAMAGED;
-            for (t = 0; t < 8; t++) rows_of(between + 9 * t, samples + (i64)t * pitch);
+                rows_of(between + 9 * t, target.samples + (i64)t * target.pitch);
         }
     }
     free(block);
@@ -91,13 +93,31 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
 // What Python says as well.
 void brimful_constants(int* out) {
     const int constants[] = {COLUMNS, LUMA, WORK, FILE_AT, FILE_BYTES, CANVAS,
-                             THREADS, GROUP, LINES, GOOD, UNSUPPORTED, DAMAGED};
-    for (int i = 0; i < 12; i++) out[i] = constants[i];
+                             THREADS, 8 * TRANSFORMS, GROUP, LINES,
+                             GOOD, UNSUPPORTED, DAMAGED};
+    for (int i = 0; i < 13; i++) out[i] = constants[i];
 }
 
 // Place one image on its canvas.
 void brimful_place(const i64* image, void* out, int height, int width, int type) {
-    Canvases canvases = {out, height, width, type};
-    for (int y = 0; y < height; y += LINES)
-        for (int x = 0; x < width; x += GROUP) place(image, &canvases, y, x);
+    static Joint joint;
+    static Strip strips[LANES];
+    static Share shares[LANES];
+    const Canvases canvases = canvases_of(out, height, width, type);
+    int threads = (width + GROUP - 1) / GROUP * ((height + LINES - 1) / LINES);
+    for (int first = 0; first < threads; first += LANES) {
+        for (int lane = 0; lane < LANES; lane++) {
+            strips[lane] = strip_of(image, &canvases, first + lane);
+            announce(&joint, &strips[lane], image, &canvases, lane);
+        }
+        for (int lane = 0; lane < LANES; lane++)
+            shares[lane] = share_of(&joint, image, &canvases, lane);
+        for (int line = 0; line < LINES; line++) {
+            for (int lane = 0; lane < LANES; lane++)
+                make_row(&strips[lane], image, &canvases, line, joint.parts + lane * GROUP_PARTS,
+                         is_grouped(image));
+            for (int lane = 0; lane < LANES && canvases.joint; lane++)
+                write_joint(&joint, &shares[lane], &canvases, line, lane);
+        }
+    }
 }

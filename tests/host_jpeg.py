@@ -32,7 +32,7 @@ def library(threads: int = 256) -> Any:
         parts = [path for path in SOURCES if path.stem != "kernels"]
         source.write_text("".join(path.read_text() for path in (*parts, MAIN)))
         flags = ["-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-        flags.append(f"-DTHREADS={threads}")
+        flags += ["-fno-strict-aliasing", f"-DTHREADS={threads}"]
         subprocess.run([compiler, *flags, str(source), "-o", str(target)], check=True)
         return ctypes.CDLL(str(target))
 

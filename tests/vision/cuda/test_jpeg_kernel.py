@@ -23,12 +23,12 @@ from oracles import asset, shared
 
 
 def test_both_languages_say_the_same() -> None:
-    found = (ctypes.c_int * 12)()
+    found = (ctypes.c_int * 13)()
     library().brimful_constants(found)
     assert list(found) == [
         *(jpeg.COLUMNS, jpeg.ADDRESSES.start, jpeg.ADDRESSES.stop - 1),
         *(jpeg.FILE.start, jpeg.FILE.stop - 1, jpeg.CANVAS),
-        *(jpeg._SCAN_THREADS, jpeg._PIXELS, jpeg._LINES),
+        *(jpeg._SCAN_THREADS, jpeg._SAMPLES, jpeg._PIXELS, jpeg._LINES),
         *(GOOD, UNSUPPORTED, DAMAGED),
     ]
 
@@ -103,6 +103,82 @@ def test_every_level_is_exact_in_every_type() -> None:
             expected = expected.view(torch.int16)
         values = found.placed(whole, type_)
         np.testing.assert_array_equal(values.view(expected.numpy().dtype), expected.numpy())
+
+
+@pytest.mark.parametrize("sampling", [*FACTORS, "gray"])
+@pytest.mark.parametrize("canvas_width", [40, 48, 61])
+@pytest.mark.parametrize("size", [(21, 33), (9, 5), (18, 6), (16, 40), (3, 7), (20, 4)])
+def test_groups_of_pixels_anywhere_on_a_canvas(
+    size: tuple[int, int], canvas_width: int, sampling: str
+) -> None:
+    """Images that are not resized, from every column on, in every type."""
+    image = picture(size)
+    if sampling == "gray":
+        data = encoded(image[..., 0].copy(), QUALITY=95)
+    else:
+        data = encoded(image, QUALITY=95, SAMPLING_FACTOR=FACTORS[sampling])
+    pixels = simplejpeg.decode_jpeg(data, "RGB")
+    canvas = 27, canvas_width
+    for left in range(min(18, canvas_width - size[1] + 1)):
+        top = left % 5
+        geometry = Geometry(size, canvas, size, top, left)
+        found = decoded(data, geometry)
+        expected = np.full((*canvas, 3), 114, np.uint8)
+        expected[top : top + size[0], left : left + size[1]] = pixels
+        for type_, dtype in enumerate((torch.float32, torch.float16, torch.bfloat16)):
+            values = found.placed(geometry, type_)
+            wanted = torch.from_numpy(expected.astype(np.float64) / 255).to(dtype)
+            if dtype != torch.float32:
+                wanted = wanted.view(torch.int16)
+            np.testing.assert_array_equal(values.view(wanted.numpy().dtype), wanted.numpy())
+
+
+@pytest.mark.parametrize("sampling", FACTORS)
+def test_colours_beyond_what_there_is(sampling: str) -> None:
+    """Levels below 0 and above 255, which are limited, from samples of all values."""
+    rng = np.random.default_rng(3)
+    saturated = rng.choice([0, 255], (16, 24, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
+    data = encoded(saturated, QUALITY=12, SAMPLING_FACTOR=FACTORS[sampling])
+    whole = Geometry((64, 96), (64, 96), (64, 96), 0, 0)
+    expected = simplejpeg.decode_jpeg(data, "RGB")
+    assert (expected == 0).mean() > 0.1 and (expected == 255).mean() > 0.1
+    halves = decoded(data, whole).placed(whole, 1)
+    wanted = torch.from_numpy(expected.astype(np.float64) / 255).half().view(torch.int16)
+    np.testing.assert_array_equal(halves.view(np.int16), wanted.numpy())
+
+
+@pytest.mark.parametrize("type_", [1, 2])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_resized_and_turned_images_in_small_types(orientation: int, type_: int) -> None:
+    """Their pixels are put together in warps as well: what float32 says, rounded."""
+    data = encoded(picture((41, 66)), QUALITY=90, SAMPLING_FACTOR=FACTORS["420"])
+    size = (41, 66) if orientation < 5 else (66, 41)
+    turned = simplejpeg.decode_jpeg(data, "RGB")
+    if orientation >= 5:
+        turned = turned.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    for geometry in (Geometry(size, (80, 72), size, 3, 5), Geometry.fit(size, (96, 64))):
+        found = decoded(data, geometry)
+        found.row[12] = orientation
+        levels = np.round(found.placed(geometry).astype(np.float64) * 255)
+        if geometry.resized == size:
+            found_pixels = levels[3 : 3 + size[0], 5 : 5 + size[1]]
+            np.testing.assert_array_equal(found_pixels, turned)
+        dtype = (torch.float16, torch.bfloat16)[type_ - 1]
+        wanted = torch.from_numpy(levels / 255).to(dtype).view(torch.int16)
+        values = found.placed(geometry, type_)
+        np.testing.assert_array_equal(values.view(np.int16), wanted.numpy())
+
+
+def test_samples_that_no_encoder_writes_are_damage() -> None:
+    data = bytearray(encoded(picture((40, 56))[..., 0].copy(), QUALITY=100))
+    assert decoded(bytes(data)).status == GOOD
+    at = data.index(b"\xff\xdb") + 5
+    data[at : at + 64] = b"\xff" * 64
+    assert decoded(bytes(data)).status == DAMAGED
 
 
 @pytest.mark.parametrize("sampling", FACTORS)

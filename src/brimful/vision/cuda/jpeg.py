@@ -38,7 +38,10 @@ ALIGNMENT = 16
 
 SOURCES = tuple(
     Path(__file__).with_suffix("") / f"{name}.cu"
-    for name in ("types", "segments", "bits", "scan", "dc", "transform", "place", "kernels")
+    for name in (
+        *("types", "segments", "bits", "scan", "dc", "transform"),
+        *("pixels", "groups", "place", "kernels"),
+    )
 )
 """The kernels' files, which are one source."""
 
@@ -53,7 +56,7 @@ _CARVEOUT = 50
 is seldom more than one. A network's kernels beside it are faster for the cache that is left
 (benchmarks/NOTES.md)."""
 
-_SAMPLES, _PIXELS, _LINES = 64 // 8, 4, 8
+_SAMPLES, _PIXELS, _LINES = 64 // 8 * 4, 8, 8
 """What a thread writes: samples of planes, and columns and rows of canvases."""
 
 _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
@@ -78,8 +81,8 @@ def describe(
         header: Of the image; `JpegDecoder.takes` it.
         geometry: Where the upright image goes.
         addresses: Of the planes of Y, Cb and Cr, which hold whole MCUs and follow each other
-            without a gap, and of `work_bytes`. They may be counted from anything, to be added to
-            `ADDRESSES` later.
+            without a gap, and of `work_bytes`, multiples of 16. They may be counted from anything,
+            to be added to `ADDRESSES` later.
         pitches: Bytes from row to row of Y and of both chroma planes, multiples of 8; the latter 0
             of a gray image.
     """

@@ -63,28 +63,57 @@ read_scans(const i64* images, int* statuses, int* told) {
 extern "C" __global__ void __launch_bounds__(256)
 transform_blocks(const i64* images, int* statuses, int* told) {
     __shared__ int between[32][72];
-    const i64* image = images + (i64)blockIdx.y * COLUMNS;
-    int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8, component = 0, pitch = 0, at = 0;
-    int index = (int)blockIdx.x * 32 + block;
     if (statuses[blockIdx.y] != GOOD) return;
+    const i64* image = images + (i64)blockIdx.y * COLUMNS;
     const Work work = work_of(image);
-    u8* samples = samples_of(image, index, &component, &pitch, &at);
-    if (samples) {
-        const i16* coefficients = work.coefficients + (i64)at * 64;
-        if (columns_of(coefficients, work.quantisers + 64 * component, lane, between[block]))
-            statuses[blockIdx.y] = told[blockIdx.y] = DAMAGED;
+    const Blocks blocks = blocks_of(image);
+    int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8;
+    int factors[8], factors_of = -1, wild = 0;
+    ROLLED
+    for (int i = 0; i < TRANSFORMS; i++) {
+        int index = ((int)blockIdx.x * TRANSFORMS + i) * 32 + block;
+        const Target target = target_of(image, &blocks, index);
+        if (index < blocks.count) {
+            if (target.component != factors_of)
+                quantisers_of(work.quantisers, target.component, lane, factors);
+            factors_of = target.component;
+            wild |= columns_of(work.coefficients + (i64)target.scanned * 64, factors, lane,
+                               between[block]);
+        }
+        __syncwarp();
+        if (index < blocks.count)
+            rows_of(between[block] + 9 * lane, target.samples + (i64)lane * target.pitch);
+        __syncwarp(); // it has been read before the next one is written
     }
+    if (wild) statuses[blockIdx.y] = told[blockIdx.y] = DAMAGED;
+}
+
+// The rows of a block's groups.
+DEVICE void place_rows(const i64* image, const Canvases* canvases, Joint* joint, int grouped) {
+    int thread = (int)threadIdx.x, lane = thread % LANES;
+    Strip strip = strip_of(image, canvases, (int)(blockIdx.x * blockDim.x) + thread);
+    announce(joint, &strip, image, canvases, lane);
     __syncwarp();
-    if (samples) rows_of(between[block] + 9 * lane, samples + (i64)lane * pitch);
+    const Share share = share_of(joint, image, canvases, lane);
+    ROLLED
+    for (int line = 0; line < LINES; line++) {
+        uint4* parts = joint->parts + lane * GROUP_PARTS;
+        make_row(&strip, image, canvases, line, parts, grouped);
+        __syncwarp();
+        if (canvases->joint) write_joint(joint, &share, canvases, line, lane);
+        __syncwarp(); // it has been read before the next row is made
+    }
 }
 
 // Canvases out of planes. Those of an image that is not GOOD stay as they are.
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, RESIDENT)
 place_images(const i64* images, const int* statuses, void* out, i64 height, i64 width, i64 type) {
+    __shared__ Joint joints[256 / LANES];
     if (statuses[blockIdx.y] != GOOD) return;
-    Canvases canvases = {out, (int)height, (int)width, (int)type};
-    int groups = (canvases.width + GROUP - 1) / GROUP;
-    int index = (int)(blockIdx.x * blockDim.x + threadIdx.x), y = index / groups * LINES;
-    if (y < canvases.height)
-        place(images + (i64)blockIdx.y * COLUMNS, &canvases, y, index % groups * GROUP);
+    const i64* image = images + (i64)blockIdx.y * COLUMNS;
+    const Canvases canvases = canvases_of(out, height, width, type);
+    Joint* joint = &joints[threadIdx.x / LANES];
+    // Twice, for the compiler: what only one of them needs takes no registers from the other.
+    if (is_grouped(image)) place_rows(image, &canvases, joint, 1);
+    else place_rows(image, &canvases, joint, 0);
 }

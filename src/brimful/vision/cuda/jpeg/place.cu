@@ -1,201 +1,26 @@
-// From planes onto the canvas: chroma is upsampled, colours are converted, pixels resized and
-// normalised, all for one pixel of the canvas after the other.
+// From planes onto the canvas: pixels are resized and normalised, a group after the other.
 //
-// The pixels are those of libjpeg-turbo's slow and exact way, which is the CPU decoder's: chroma is
-// upsampled with its triangle filter ("fancy upsampling": three quarters of the nearer sample and
-// one of the farther, in each direction that is subsampled, rounded up and down by turns) and
-// converted after JFIF 1.02 in fixed point of 16 bits. They are resized as `cv2.resize` does with
-// INTER_LINEAR, with weights of 11 bits.
+// Groups are 48 bytes of a canvas in half precision, which would be written in parts of 16 with
+// gaps between them. So a warp puts theirs together first, and each thread then writes parts that
+// lie next to its neighbours'.
 
-#define PAD 114
-#define GROUP 4  // pixels side by side that a thread writes
-#define LINES 8  // and rows of these
-#define NARROW 2 // chroma columns up to which samples are repeated, not filtered
+#ifndef LINES
+#define LINES 8 // rows of groups that a thread works on, one below the other
+#endif
+#ifndef RESIDENT
+#define RESIDENT 4 // blocks of 256 threads that a multiprocessor has registers for, at least
+#endif
+#define LANES 32           // threads that put their groups together
+#define GROUP_PARTS 3      // of 16 bytes, in a group of 16-bit values
 
 #define FLOAT32 0
 #define FLOAT16 1
 #define BFLOAT16 2
 
-// How to read an image.
-typedef struct {
-    const u8 *luma, *blue, *red;
-    int gray; // then there is only luma
-    i64 luma_pitch, chroma_pitch;
-    int last_column, last_row;       // of chroma
-    int across, down;                // whether chroma is halved in these directions
-    int near_across, far_across, near_down, far_down; // weights of samples
-    int height, width, orientation;
-} Picture;
+DEVICE u16 half_of(u32 level) { return (u16)halves_of(LEVEL | level << 16, LEVEL); }
 
-DEVICE Picture picture_of(const i64* image) {
-    Picture picture;
-    picture.luma = (const u8*)image[LUMA];
-    picture.blue = (const u8*)image[BLUE];
-    picture.red = (const u8*)image[RED];
-    picture.gray = image[CHROMA_PITCH] == 0;
-    picture.luma_pitch = image[LUMA_PITCH];
-    picture.chroma_pitch = image[CHROMA_PITCH];
-    picture.height = (int)image[HEIGHT];
-    picture.width = (int)image[WIDTH];
-    picture.across = image[ACROSS] == 2;
-    picture.down = image[DOWN] == 2;
-    picture.orientation = (int)image[ORIENTATION];
-    picture.last_column = (picture.width - 1) >> picture.across;
-    picture.last_row = (picture.height - 1) >> picture.down;
-    int repeated = picture.across && picture.last_column < NARROW;
-    picture.near_across = picture.across ? repeated ? 4 : 3 : 1;
-    picture.far_across = picture.across && !repeated;
-    picture.near_down = picture.down ? repeated ? 4 : 3 : 1;
-    picture.far_down = picture.down && !repeated;
-    return picture;
-}
-
-DEVICE int limited(int value, int last) { return value < 0 ? 0 : value > last ? last : value; }
-
-// The weighted sum of a column of chroma, at the row `near` and the one that is next to it.
-DEVICE int sum_of(const Picture* picture, const u8* near, const u8* far, int column) {
-    column = limited(column, picture->last_column);
-    int sum = near[column] * picture->near_down;
-    return picture->far_down ? sum + far[column] : sum;
-}
-
-// What is added before a sum is rounded down: halves go up and down by turns.
-DEVICE int bias_of(const Picture* picture, int y, int x) {
-    if (picture->across) return picture->down ? x & 1 ? 7 : 8 : x & 1 ? 2 : 1;
-    return picture->down ? 1 + (y & 1) : 0;
-}
-
-DEVICE u32 level(int value) { return (u32)limited(value >> 16, 255); }
-
-// A pixel, red lowest, then green and blue.
-DEVICE u32 rgb_of(int luma, int blue, int red) {
-    luma = (luma << 16) + 32768;
-    u32 r = level(luma + (red - 128) * 91881); // JFIF's factors in 1/65536
-    u32 g = level(luma - (blue - 128) * 22554 - (red - 128) * 46802);
-    u32 b = level(luma + (blue - 128) * 116130);
-    return b << 16 | g << 8 | r;
-}
-
-// Rows of chroma that a row of pixels is made of: the nearer, and the one next to it.
-typedef struct {
-    const u8 *blue_near, *blue_far, *red_near, *red_far;
-} Rows;
-
-DEVICE Rows rows_at(const Picture* picture, int y) {
-    i64 near = picture->down ? y >> 1 : y;
-    i64 far = picture->down ? limited((y >> 1) + (y & 1) * 2 - 1, picture->last_row) : y;
-    near *= picture->chroma_pitch;
-    far *= picture->chroma_pitch;
-    const u8 *blue = picture->blue, *red = picture->red;
-    Rows rows = {blue + near, blue + far, red + near, red + far};
-    return rows;
-}
-
-// The pixel at a place as stored.
-DEVICE u32 stored_pixel(const Picture* picture, int y, int x) {
-    if (picture->gray) return 0x010101u * picture->luma[y * picture->luma_pitch + x];
-    Rows rows = rows_at(picture, y);
-    int near = picture->across ? x >> 1 : x, far = near + (x & 1) * 2 - 1;
-    int blue = sum_of(picture, rows.blue_near, rows.blue_far, near) * picture->near_across;
-    int red = sum_of(picture, rows.red_near, rows.red_far, near) * picture->near_across;
-    if (picture->far_across) {
-        blue += sum_of(picture, rows.blue_near, rows.blue_far, far);
-        red += sum_of(picture, rows.red_near, rows.red_far, far);
-    }
-    int bias = bias_of(picture, y, x), shift = 2 * (picture->across + picture->down);
-    int luma = picture->luma[y * picture->luma_pitch + x];
-    return rgb_of(luma, (blue + bias) >> shift, (red + bias) >> shift);
-}
-
-// The pixel at a place of the image as it is meant to be seen.
-DEVICE u32 upright_pixel(const Picture* picture, int y, int x) {
-    int turned = picture->orientation >= 5, from = picture->orientation;
-    int row = turned ? x : y, column = turned ? y : x;
-    if (from == 3 || from == 4 || from == 6 || from == 7) row = picture->height - 1 - row;
-    if (from == 2 || from == 3 || from == 7 || from == 8) column = picture->width - 1 - column;
-    return stored_pixel(picture, row, column);
-}
-
-// Pixels side by side in a row as stored, the first at an even column, where chroma is halved
-// across: they share samples.
-DEVICE void stored_pixels(const Picture* picture, int y, int x, u32* pixels) {
-    Rows rows = rows_at(picture, y);
-    int blue[GROUP / 2 + 2], red[GROUP / 2 + 2], shift = 2 + 2 * picture->down;
-    for (int i = 0; i < GROUP / 2 + 2; i++) {
-        blue[i] = sum_of(picture, rows.blue_near, rows.blue_far, (x >> 1) + i - 1);
-        red[i] = sum_of(picture, rows.red_near, rows.red_far, (x >> 1) + i - 1);
-    }
-    const u8* luma = picture->luma + y * picture->luma_pitch + x;
-    for (int i = 0; i < GROUP; i++) {
-        int near = 1 + i / 2, far = near + (i & 1) * 2 - 1, bias = bias_of(picture, y, i);
-        int of_blue = blue[near] * picture->near_across + blue[far] * picture->far_across;
-        int of_red = red[near] * picture->near_across + red[far] * picture->far_across;
-        pixels[i] = rgb_of(luma[i], (of_blue + bias) >> shift, (of_red + bias) >> shift);
-    }
-}
-
-// Two source positions and their weights in 1/2048: as OpenCV has it, the position is computed in
-// double precision and rounded to single before it is split.
-typedef struct {
-    int first, weight, second_weight;
-} Taps;
-
-DEVICE Taps taps_at(int position, i64 scale_bits) {
-    union { i64 bits; double value; } scale = {scale_bits};
-    float centre = (float)((position + 0.5) * scale.value - 0.5);
-    Taps taps;
-    taps.first = (int)centre - (centre < (float)(int)centre);
-    float part = centre - (float)taps.first;
-    // Adding and taking away 1.5 * 2^23 rounds half to even.
-    taps.weight = (int)(((1.0f - part) * 2048.0f + 12582912.0f) - 12582912.0f);
-    taps.second_weight = (int)((part * 2048.0f + 12582912.0f) - 12582912.0f);
-    return taps;
-}
-
-// A pixel of the resized image.
-DEVICE u32 resized_pixel(const Picture* picture, const i64* image, int y, int x) {
-    int turned = picture->orientation >= 5;
-    int last_row = (turned ? picture->width : picture->height) - 1;
-    int last_column = (turned ? picture->height : picture->width) - 1;
-    Taps across = taps_at(x, image[SCALE_X]), down = taps_at(y, image[SCALE_Y]);
-    int left = limited(across.first, last_column), right = left + 1;
-    // Beyond an edge OpenCV repeats rows with the weights as they are, but of columns it takes the
-    // last one alone. The sums are rounded down, so the difference can be seen.
-    if (across.first < 0 || across.first >= last_column) {
-        across.weight = 2048;
-        across.second_weight = 0;
-        right = left;
-    }
-    int upper = limited(down.first, last_row), lower = limited(down.first + 1, last_row);
-    u32 corners[4] = {
-        upright_pixel(picture, upper, left), upright_pixel(picture, upper, right),
-        upright_pixel(picture, lower, left), upright_pixel(picture, lower, right)};
-    u32 pixel = 0;
-    for (int shift = 0; shift < 24; shift += 8) {
-        int above = (int)(corners[0] >> shift & 255) * across.weight +
-                    (int)(corners[1] >> shift & 255) * across.second_weight;
-        int below = (int)(corners[2] >> shift & 255) * across.weight +
-                    (int)(corners[3] >> shift & 255) * across.second_weight;
-        above = (down.weight * (above >> 4)) >> 16;
-        below = (down.second_weight * (below >> 4)) >> 16;
-        pixel |= (u32)((above + below + 2) >> 2) << shift;
-    }
-    return pixel;
-}
-
-DEVICE u16 half_of(float value) {
-#ifdef __CUDACC__
-    u16 half;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
-    return half;
-#else
-    union { _Float16 value; u16 bits; } half = {(_Float16)value};
-    return half.bits;
-#endif
-}
-
-DEVICE u16 brain_of(float value) {
-    union { float value; u32 bits; } whole = {value};
+DEVICE u16 brain_of(u32 level) {
+    union { float value; u32 bits; } whole = {(float)level * 0.00392156862745098f};
     return (u16)((whole.bits + 0x7fff + (whole.bits >> 16 & 1)) >> 16);
 }
 
@@ -206,60 +31,153 @@ DEVICE float float32_of(u32 level) {
     return (float)level * 0.0039215087890625f + (float)level * 5.983838848033773e-08f;
 }
 
-DEVICE u64 small_of(u32 level, int type) {
-    float value = (float)level * 0.00392156862745098f;
-    return type == FLOAT16 ? half_of(value) : brain_of(value);
-}
-
 // The canvases: (canvas, height, width, RGB).
 typedef struct {
     void* out;
     int height, width, type;
+    int joint; // whether groups are whole and begin at multiples of 16 bytes
 } Canvases;
 
-// Write GROUP pixels of a canvas, as values of 16 bits or of 32.
-DEVICE void write_pixels(const Canvases* canvases, i64 at, const u32* pixels, int count) {
-    int type = canvases->type;
-    if (type == FLOAT32) {
-        for (int i = 0; i < 3 * GROUP && i < 3 * count; i++)
-            ((float*)canvases->out)[at + i] = float32_of(pixels[i / 3] >> (i % 3 * 8) & 255);
-    } else if (canvases->width % GROUP == 0) {
-        for (int i = 0; i < 3; i++) {
-            u64 four = 0;
-            for (int j = 4 * i + 3; j >= 4 * i; j--)
-                four = four << 16 | small_of(pixels[j / 3] >> (j % 3 * 8) & 255, type);
-            ((u64*)((u16*)canvases->out + at))[i] = four;
-        }
-    } else {
-        for (int i = 0; i < 3 * GROUP && i < 3 * count; i++)
-            ((u16*)canvases->out)[at + i] = (u16)small_of(pixels[i / 3] >> (i % 3 * 8) & 255, type);
+DEVICE Canvases canvases_of(void* out, i64 height, i64 width, i64 type) {
+    Canvases canvases = {out, (int)height, (int)width, (int)type, 0};
+    canvases.joint = type != FLOAT32 && width % GROUP == 0 && (u64)out % 16 == 0;
+    return canvases;
+}
+
+DEVICE void write_value(void* out, i64 at, int type, u32 level) {
+    if (type == FLOAT32) ((float*)out)[at] = float32_of(level);
+    else ((u16*)out)[at] = type == FLOAT16 ? half_of(level) : brain_of(level);
+}
+
+// What the threads of a warp have put together: a row of each one's group.
+typedef struct {
+    uint4 parts[LANES * GROUP_PARTS];
+    int at[LANES];   // where the first row goes, in parts of the canvas
+    int rows[LANES]; // how many there are
+} Joint;
+
+// A thread's groups.
+typedef struct {
+    Picture picture;
+    Group group;
+    int row, rows; // of the image, where the first one is, and how many
+} Strip;
+
+DEVICE int is_resized(const i64* image) {
+    int turned = image[ORIENTATION] >= 5;
+    return image[RESIZED_HEIGHT] != image[turned ? WIDTH : HEIGHT] ||
+           image[RESIZED_WIDTH] != image[turned ? HEIGHT : WIDTH];
+}
+
+// Whether an image's pixels come in groups: as they are, where they are, and filtered.
+DEVICE int is_grouped(const i64* image) {
+    return !is_resized(image) && image[ORIENTATION] == 1 &&
+           (image[ACROSS] == 1 || (image[WIDTH] - 1) / 2 >= NARROW);
+}
+
+DEVICE Strip strip_of(const i64* image, const Canvases* canvases, int index) {
+    Strip strip;
+    strip.picture = picture_of(image);
+    int groups = (canvases->width + GROUP - 1) / GROUP;
+    int y = index / groups * LINES;
+    strip.row = y - (int)image[TOP];
+    strip.rows = limited(canvases->height - y, LINES);
+    strip.group.column = index % groups * GROUP - (int)image[LEFT];
+    UNROLLED
+    for (int i = 0; i < 2 * GROUP; i++) {
+        strip.group.rows[i / GROUP] = -1;
+        strip.group.samples[i / GROUP][i % GROUP] = 0;
+    }
+    return strip;
+}
+
+// The levels of a group's row of an image that is resized or turned, pixel after pixel.
+DEVICE void read_pixels(const i64* image, int row, int column, u8* bytes) {
+    const Picture picture = picture_of(image); // again: not all of it is needed everywhere
+    int resized = is_resized(image), wide = (int)image[RESIZED_WIDTH];
+    ROLLED
+    for (int i = 0; i < GROUP; i++) {
+        if (column + i < 0 || column + i >= wide) continue;
+        u32 pixel = resized ? resized_pixel(&picture, image, row, column + i)
+                            : upright_pixel(&picture, row, column + i);
+        for (int j = 0; j < 3; j++) bytes[3 * i + j] = (u8)(pixel >> 8 * j);
     }
 }
 
-// Place LINES rows of GROUP pixels, from row y and column x of the canvas on.
-DEVICE void place(const i64* image, const Canvases* canvases, int y, int x) {
-    const Picture picture = picture_of(image);
-    int high = (int)image[RESIZED_HEIGHT], wide = (int)image[RESIZED_WIDTH];
-    int top = (int)image[TOP], column = x - (int)image[LEFT], turned = picture.orientation >= 5;
-    int same = high == (turned ? picture.width : picture.height) &&
-               wide == (turned ? picture.height : picture.width);
-    int shared = same && picture.orientation == 1 && picture.across && column % 2 == 0 &&
-                 column >= 0 && column + GROUP <= wide;
-    int last = least(y + LINES, canvases->height);
-    for (; y < last; y++) {
-        int row = y - top, inside = row >= 0 && row < high;
-        u32 pixels[GROUP];
-        if (inside && shared) {
-            stored_pixels(&picture, row, column, pixels);
-        } else {
-            for (int i = 0; i < GROUP; i++) {
-                pixels[i] = PAD << 16 | PAD << 8 | PAD;
-                if (inside && column + i >= 0 && column + i < wide)
-                    pixels[i] = same ? upright_pixel(&picture, row, column + i)
-                                     : resized_pixel(&picture, image, row, column + i);
-            }
+// Make a thread's row of the canvas, the first one of its strip being 0: in `parts`, or, if groups
+// are not joint, in the canvas. `grouped`: as `is_grouped` says.
+DEVICE void make_row(Strip* strip, const i64* image, const Canvases* canvases, int line,
+                     uint4* parts, int grouped) {
+    int row = strip->row + line, column = strip->group.column;
+    if (line >= strip->rows) return;
+    int high = grouped ? strip->picture.height : (int)image[RESIZED_HEIGHT];
+    int wide = grouped ? strip->picture.width : (int)image[RESIZED_WIDTH];
+    // Values of 16 bits may take the place of bytes: those that have been read.
+    u8* bytes = (u8*)parts + 3 * GROUP;
+    int first = least(GROUP, -column), behind = wide - column; // pixels of the image
+    int inside = row >= 0 && row < high && first < GROUP && behind > 0;
+    int halves = canvases->joint && canvases->type == FLOAT16 && inside && grouped;
+    if (!inside) behind = 0;
+    else if (!grouped) read_pixels(image, row, column, bytes);
+    else bring_pixels(&strip->picture, &strip->group, row, halves ? parts : 0, bytes);
+    if (first > 0 || behind < GROUP) {
+        u16 gray = half_of(PAD);
+        ROLLED
+        for (int i = 0; i < 3 * GROUP; i++) {
+            if (i / 3 >= first && i / 3 < behind) continue;
+            if (halves) ((u16*)parts)[i] = gray;
+            else bytes[i] = PAD;
         }
-        i64 at = (((i64)image[CANVAS] * canvases->height + y) * canvases->width + x) * 3;
-        write_pixels(canvases, at, pixels, canvases->width - x);
     }
+    if (halves) return;
+    void* out = parts;
+    i64 at = 0;
+    int count = GROUP;
+    if (!canvases->joint) {
+        out = canvases->out;
+        int x = column + (int)image[LEFT], y = row + (int)image[TOP];
+        at = ((image[CANVAS] * canvases->height + y) * canvases->width + x) * 3;
+        count = least(GROUP, canvases->width - x);
+    }
+    ROLLED
+    for (int i = 0; i < 3 * count; i++) write_value(out, at + i, canvases->type, bytes[i]);
+}
+
+// Say where a thread's groups go.
+DEVICE void announce(Joint* joint, const Strip* strip, const i64* image, const Canvases* canvases,
+                     int lane) {
+    int x = strip->group.column + (int)image[LEFT], y = strip->row + (int)image[TOP];
+    joint->at[lane] = (y * (canvases->width / GROUP) + x / GROUP) * GROUP_PARTS;
+    joint->rows[lane] = strip->rows;
+}
+
+// Which of these a thread writes: every LANES-th part of each row.
+typedef struct {
+    uint4* canvas;
+    int at[GROUP_PARTS]; // where those of the first row go
+    u32 rows;            // how many rows there are, a byte each
+} Share;
+
+DEVICE Share share_of(const Joint* joint, const i64* image, const Canvases* canvases, int lane) {
+    i64 size = (i64)canvases->height * canvases->width / GROUP * GROUP_PARTS;
+    Share share;
+    share.canvas = (uint4*)canvases->out + image[CANVAS] * size;
+    share.rows = 0;
+    UNROLLED
+    for (int i = 0; i < GROUP_PARTS; i++) {
+        int part = i * LANES + lane, from = part / GROUP_PARTS;
+        share.at[i] = joint->at[from] + part % GROUP_PARTS;
+        share.rows |= (u32)joint->rows[from] << 8 * i;
+    }
+    return share;
+}
+
+// Write a row that has been put together.
+DEVICE void write_joint(const Joint* joint, const Share* share, const Canvases* canvases, int line,
+                        int lane) {
+    int below = line * (canvases->width / GROUP * GROUP_PARTS);
+    UNROLLED
+    for (int i = 0; i < GROUP_PARTS; i++)
+        if (line < (int)(share->rows >> 8 * i & 255))
+            share->canvas[share->at[i] + below] = joint->parts[i * LANES + lane];
 }

@@ -146,7 +146,7 @@ DEVICE void measure_codes(Block* block, const Work* work, int thread) {
     }
 }
 
-// The symbols, entries of one step, and the quantisers in natural order.
+// The symbols, entries of one step, and the quantisers in the coefficients' order.
 DEVICE void fill_tables(Block* block, const Work* work, int thread) {
     for (int table = 0; table < 4; table++) {
         if (!block->tables[table]) continue;

@@ -11,17 +11,21 @@
 // method, so that the samples are the CPU decoder's. Formats: ITU-T T.81.
 //
 // The files of this folder are one source, in the order types, segments, bits, scan, dc, transform,
-// place, kernels. All but the last are C that is also C++: tests compile them for the CPU and run
-// the phases of a block in turn. Between phases, all threads of a block wait for each other.
+// pixels, groups, place, kernels. All but the last are C that is also C++: tests compile them for
+// the CPU and run the phases of a block in turn. Between phases, all threads of a block, or those
+// of a warp, wait for each other.
 
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
 #define UNROLLED _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
 #define CONSTANT static __device__ __constant__ const
 #else
 #define DEVICE static inline
 #define UNROLLED
+#define ROLLED
 #define CONSTANT static const
+typedef struct { unsigned int x, y, z, w; } uint4;
 #endif
 
 typedef unsigned char u8;
@@ -57,11 +61,12 @@ enum {
 #define UNSUPPORTED 1 // not a baseline JPEG of one or three components in one scan, or out of room
 #define DAMAGED 2     // what the scan says cannot be right
 
-// Natural order of the coefficients, which come in zigzag order.
+// Where the coefficients of a block are kept, which come in zigzag order: column by column, since
+// the transform's first pass is over columns.
 CONSTANT u8 NATURAL[64] = {
-    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
-    41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
-    30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
+    0, 8, 1, 2, 9, 16, 24, 17, 10, 3, 4, 11, 18, 25, 32, 40, 33, 26, 19, 12, 5, 6,
+    13, 20, 27, 34, 41, 48, 56, 49, 42, 35, 28, 21, 14, 7, 15, 22, 29, 36, 43, 50, 57, 58,
+    51, 44, 37, 30, 23, 31, 38, 45, 52, 59, 60, 53, 46, 39, 47, 54, 61, 62, 55, 63};
 
 // Where a reader is: the next bit, which block of its MCU that belongs to, and which coefficient.
 typedef struct {
@@ -106,7 +111,7 @@ typedef struct {
     int length;
     u8* bits;      // the scan without stuffing and markers
     i16* coefficients;
-    u16* quantisers; // 3 x 64, in natural order
+    u16* quantisers; // 3 x 64, in the coefficients' order
     int room;      // bytes that `bits` and `starts` may take
 } Work;
 
@@ -126,9 +131,9 @@ DEVICE int rounded_up(int value, int step) { return (value + step - 1) / step * 
 
 DEVICE Work work_of(const i64* image) {
     Work work;
-    int rows = rounded_up((int)image[HEIGHT], 8 * (int)image[DOWN]);
+    int down = (int)image[DOWN] - 1, rows = ((int)image[HEIGHT] + (8 << down) - 1) & -(8 << down);
     int luma = rows * (int)image[LUMA_PITCH];
-    int chroma = rows / (int)image[DOWN] * (int)image[CHROMA_PITCH];
+    int chroma = (rows >> down) * (int)image[CHROMA_PITCH];
     work.raw = (const u8*)image[FILE_AT];
     work.length = (int)image[FILE_BYTES];
     work.bits = (u8*)image[LUMA]; // the planes are written when it has been read
