@@ -46,6 +46,19 @@ void brimful_first_ends(const i64* image, u16* ends, int single) {
     free(block);
 }
 
+// The scan without stuffing and markers, and where its intervals begin. Returns the bytes, or less
+// than 0 for a file that is refused before it is read.
+int brimful_bits(const i64* image, u8* bits, u32* starts, int* segments) {
+    Block* block = (Block*)malloc(sizeof(Block));
+    const Work work = work_of(image);
+    int count = prepare(block, image, &work) == GOOD ? block->bytes : -1;
+    *segments = count < 0 ? 0 : block->segments;
+    for (int i = 0; i < count; i++) bits[i] = work.bits[i];
+    for (int i = 0; i < *segments; i++) starts[i] = starts_of(block, &work)[i];
+    free(block);
+    return count;
+}
+
 // Decode images to planes. `rounds` gets how often shares were read.
 void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     Block* block = (Block*)malloc(sizeof(Block));

@@ -11,9 +11,51 @@ from brimful.runtimes.cuda.plan import Plans
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.cuda.jpeg import DAMAGED, GOOD
 from brimful.vision.header import read_header
-from host_jpeg import first_ends
+from host_jpeg import bits_of, first_ends
 from jpegs import FACTORS, assert_pixels, decoded, encoded, expected_luma, picture
 from oracles import asset
+
+
+def scan_bits(scan: bytes) -> tuple[bytes, list[int]]:
+    """What is in a scan, byte by byte: its data, and where its restart intervals begin."""
+    found, starts, at = bytearray(), [0], 0
+    while at < len(scan):
+        if scan[at] != 0xFF:
+            found.append(scan[at])
+        elif scan[at + 1] == 0:
+            found.append(0xFF)
+            at += 1
+        elif 0xD0 <= scan[at + 1] <= 0xD7:
+            starts.append(len(found))
+            at += 1
+        elif scan[at + 1] != 0xFF:  # else it fills
+            break
+        at += 1
+    return bytes(found), starts
+
+
+@pytest.mark.parametrize("threads", [256, 512])
+@pytest.mark.parametrize("share", [0, 0.02, 0.3, 1])
+def test_stuffing_is_taken_out(share: float, threads: int) -> None:
+    """Lines of bytes with none to four stuffed ones, from any byte on, to any byte."""
+    rng = np.random.default_rng(int(100 * share))
+    data = encoded(picture((160, 240)), QUALITY=85, RST_INTERVAL=50)
+    header = read_header(data)
+    assert header is not None and header.size is not None
+    plan = Plans().of(header, CanvasPolicy().place(header.size))
+    for length in (*range(1, 40), 2000, 2001, 6003, *rng.integers(10_000, 20_000, 8)):
+        units, restarts = [], 0
+        for byte in rng.integers(0, 255, length):
+            stuffed = rng.random() < share
+            units.append(b"\xff\x00" if stuffed else bytes([byte]))
+            if rng.random() < 0.01:
+                fill = b"\xff" * int(rng.integers(1, 4))
+                units.append(fill + bytes([0xD0 + restarts % 8]))
+                restarts += 1
+        head = data[: header.scan + 14]
+        scan = b"".join(units) + b"\xff\xd9" + bytes(3)
+        found = bits_of(head + scan, plan, threads)
+        assert found == scan_bits(scan), length
 
 
 def test_readers_fall_into_step() -> None:

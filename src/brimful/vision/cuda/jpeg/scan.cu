@@ -35,15 +35,6 @@ DEVICE u32 big_endian(u32 word) {
 #endif
 }
 
-// The upper word of two, shifted by the lowest five bits of `by`.
-DEVICE u32 shifted(u32 high, u32 low, u32 by) {
-#ifdef __CUDACC__
-    return __funnelshift_l(low, high, by);
-#else
-    return (u32)(((u64)high << 32 | low) << (by & 31) >> 32);
-#endif
-}
-
 DEVICE Window window_at(const u32* words, u32 bit) {
     Window window;
     const u32* at = words + (bit >> 5);

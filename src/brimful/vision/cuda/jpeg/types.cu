@@ -124,6 +124,15 @@ DEVICE int least(int a, int b) { return a < b ? a : b; }
 
 DEVICE int rounded_up(int value, int step) { return (value + step - 1) / step * step; }
 
+// The upper word of two, shifted by the lowest five bits of `by`.
+DEVICE u32 shifted(u32 high, u32 low, u32 by) {
+#ifdef __CUDACC__
+    return __funnelshift_l(low, high, by);
+#else
+    return (u32)(((u64)high << 32 | low) << (by & 31) >> 32);
+#endif
+}
+
 DEVICE Work work_of(const i64* image) {
     Work work;
     int rows = rounded_up((int)image[HEIGHT], 8 * (int)image[DOWN]);
