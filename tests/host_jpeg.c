@@ -37,11 +37,9 @@ void brimful_first_ends(const i64* image, u16* ends, int single) {
             if (block->looks[i] != LONG_CODE)
                 block->looks[i] = (block->looks[i] & 0x7ff) << STEP_BITS |
                                   (block->looks[i] & STEP_MASK);
-        for (int t = 0; t < THREADS; t++)
-            if (begin(block, t)) {
-                read_on(block, &work, t);
-                ends[t] = block->ends[t];
-            }
+        for (int t = 0; t < THREADS; t++) begin(block, t);
+        for (int t = 0; t < THREADS; t++) read_listed(block, &work, t, 0);
+        for (int t = 0; t < block->readers; t++) ends[t] = block->ends[t];
     }
     free(block);
 }
@@ -65,15 +63,13 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     for (int i = 0; i < count; i++) {
         const i64* image = images + (i64)i * COLUMNS;
         const Work work = work_of(image);
-        int t, any = 1;
-        u8 moved[THREADS];
+        int t;
         rounds[i] = 0;
         if (prepare(block, image, &work) == GOOD) {
-            for (t = 0; t < THREADS; t++) moved[t] = (u8)begin(block, t);
-            for (; any; rounds[i]++) {
-                for (t = 0; t < THREADS; t++)
-                    if (moved[t]) read_on(block, &work, t);
-                for (t = 0, any = 0; t < THREADS; t++) any |= moved[t] = (u8)is_moved(block, t);
+            for (t = 0; t < THREADS; t++) begin(block, t);
+            for (; block->listed_count[rounds[i] & 1]; rounds[i]++) {
+                for (t = 0; t < THREADS; t++) read_listed(block, &work, t, rounds[i]);
+                for (t = THREADS; t--;) list_moved(block, t, rounds[i]); // whatever order
             }
             for (t = 0; t < THREADS; t++) count_groups(block, t);
             count_up(block);

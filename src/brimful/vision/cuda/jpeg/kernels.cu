@@ -30,12 +30,14 @@ read_scans(const i64* images, int* statuses, int* told) {
     __syncthreads();
     if (good) {
         clear(&work, thread);
-        int moved = begin(&block, thread);
-        do {
-            if (moved) read_on(&block, &work, thread);
+        begin(&block, thread);
+        __syncthreads();
+        for (int round = 0; block.listed_count[round & 1]; round++) {
+            read_listed(&block, &work, thread, round);
             __syncthreads();
-            moved = is_moved(&block, thread);
-        } while (__syncthreads_or(moved));
+            list_moved(&block, thread, round);
+            __syncthreads();
+        }
         count_groups(&block, thread);
         __syncthreads();
         if (thread == 0) count_up(&block);

@@ -286,26 +286,41 @@ DEVICE u32 limit_of(const Block* block, int thread) {
     return (u32)(limit < bits ? limit : bits);
 }
 
-// Each share is read from where it begins first, whatever that is the middle of. Returns whether
-// there is one.
-DEVICE int begin(Block* block, int thread) {
+// Each share is read from where it begins first, whatever that is the middle of.
+DEVICE void begin(Block* block, int thread) {
     block->begins[thread] = 0;
-    return thread < block->readers;
+    block->listed[thread] = (u16)thread;
+    if (thread == 0) block->listed_count[0] = block->readers;
 }
 
-DEVICE void read_on(Block* block, const Work* work, int thread) {
-    u32 start = block->share * (u32)thread, limit = limit_of(block, thread);
-    Place place = unpacked(block->begins[thread], start);
-    place = read_share(block, work, place, limit, &block->totals[thread].blocks, 0);
-    block->ends[thread] = packed(place, limit);
+DEVICE void read_on(Block* block, const Work* work, int reader) {
+    u32 start = block->share * (u32)reader, limit = limit_of(block, reader);
+    Place place = unpacked(block->begins[reader], start);
+    place = read_share(block, work, place, limit, &block->totals[reader].blocks, 0);
+    block->ends[reader] = packed(place, limit);
 }
 
-// Has the thread before ended elsewhere than this one began? Then it has to read again.
-DEVICE int is_moved(Block* block, int thread) {
-    if (thread == 0 || thread >= block->readers) return 0;
-    if (block->begins[thread] == block->ends[thread - 1]) return 0;
+// Read for one of those listed. They are few after two rounds, and the first warps read for all.
+DEVICE void read_listed(Block* block, const Work* work, int thread, int round) {
+    if (thread == 0) block->listed_count[~round & 1] = 0;
+    if (thread < block->listed_count[round & 1]) read_on(block, work, block->listed[thread]);
+}
+
+DEVICE int counted(int* count) {
+#ifdef __CUDACC__
+    return atomicAdd(count, 1);
+#else
+    return (*count)++;
+#endif
+}
+
+// Has the thread before ended elsewhere than this one began? Then this one has to read again, in
+// the round behind this one.
+DEVICE void list_moved(Block* block, int thread, int round) {
+    if (thread == 0 || thread >= block->readers) return;
+    if (block->begins[thread] == block->ends[thread - 1]) return;
     block->begins[thread] = block->ends[thread - 1];
-    return 1;
+    block->listed[counted(&block->listed_count[~round & 1])] = (u16)thread;
 }
 
 // Turn the blocks of shares into those before each one, in two levels: first within groups...

@@ -83,6 +83,8 @@ typedef struct {
     u8 values[4][256];           // tables: DC 0, 1, AC 0, 1, as the file counts them
     u8 natural[128];             // NATURAL from 1 on, which threads read at different places
     u16 begins[THREADS], ends[THREADS]; // packed places
+    u16 listed[THREADS];                // readers that have to read
+    int listed_count[2];                // how many, in rounds that are even and odd
     union {
         struct { int kept[THREADS], restarts[THREADS]; }; // before a thread's chunk: bytes, markers
         Totals totals[THREADS];
