@@ -4,7 +4,7 @@
 // and on the host.
 extern "C" __global__ void __launch_bounds__(THREADS)
 read_scans(const i64* images, int* statuses, int* told) {
-    __shared__ Block block;
+    __shared__ __align__(32) Block block;
     const i64* image = images + (i64)blockIdx.x * COLUMNS;
     int thread = (int)threadIdx.x;
     const Work work = work_of(image);

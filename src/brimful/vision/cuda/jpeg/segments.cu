@@ -123,9 +123,10 @@ DEVICE u32 step_of(int table, int length, int symbol) {
 #define BEFORE_SHIFT 26
 #define LONG_CODE (63u << BEFORE_SHIFT)
 
-// Where the entries of a table begin, and the bits of a look into it.
+// Where the entries of a table begin, and the bits of a look into it. One is left out before those
+// of DC, whose looks shift by four bits more, so that `Turn` can have both in one number.
 DEVICE int looks_at(int table) {
-    return table < 2 ? (2 << LOOK_BITS) + (table << DC_BITS) : (table - 2) << LOOK_BITS;
+    return table < 2 ? (2 << LOOK_BITS) + 1 + (table << DC_BITS) : (table - 2) << LOOK_BITS;
 }
 
 DEVICE int look_bits(int table) { return table < 2 ? DC_BITS : LOOK_BITS; }
@@ -144,6 +145,23 @@ DEVICE void measure_codes(Block* block, const Work* work, int thread) {
         block->above[thread][length] = code << (16 - length);
         code <<= 1;
     }
+}
+
+// What readers know a table by.
+DEVICE u32 table_number(const Block* block, int table) {
+    return number_of(block, block->looks + looks_at(table)) + 32 - LOOK_BITS;
+}
+
+// One block of the MCU a thread.
+DEVICE void lay_turns(Block* block, int part) {
+    if (part >= block->parts) return;
+    int luma = block->across * block->down, behind = part + 1 < block->parts ? part + 1 : 0;
+    int component = part < luma ? 0 : part - luma + 1;
+    int following = behind < luma ? 0 : behind - luma + 1;
+    Turn turn = {table_number(block, block->ac_of[component]),
+                 table_number(block, block->dc_of[following]),
+                 number_of(block, block->turns + behind), (u32)part};
+    block->turns[part] = turn;
 }
 
 // The symbols, entries of one step, and the quantisers in natural order.
@@ -169,6 +187,7 @@ DEVICE void fill_tables(Block* block, const Work* work, int thread) {
             looks[i] = found;
         }
     }
+    lay_turns(block, thread);
     for (int i = thread; i < 128; i += THREADS) block->natural[i] = NATURAL[(i + 63) & 63];
     for (int i = thread; i < block->components * 64; i += THREADS) {
         const u8* values = work->raw + block->quantisers[block->quantiser_of[i / 64]];

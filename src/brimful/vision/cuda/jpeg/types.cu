@@ -37,7 +37,7 @@ typedef unsigned long long u64;
 #define GROUPS 16      // of threads, whose results are summed up in turn
 #define SHARE_BITS 512 // shares are no shorter: a reader needs some room to fall into step
 #define LOOK_BITS 11   // of AC: symbols that take so many together are found in one look
-#define DC_BITS 9      // codes of DC so short are
+#define DC_BITS 7      // codes of DC so short are; four less, for `Turn`
 #define PADDING 32     // bytes behind the scan, for readers that look ahead
 
 // The columns of the table that describes images, one row each (`jpeg.describe`): addresses of the
@@ -69,6 +69,16 @@ typedef struct {
     int part, coefficient;
 } Place;
 
+// A block of the MCU, and how to get on from it. Tables are known by a number that is also what a
+// look shifts by, in its lowest five bits (`table_number`).
+typedef struct {
+    u32 ac, dc; // tables of AC in this block, and of DC in the one behind it
+    u32 next;   // where the one behind it is
+    u32 part;   // which one this is
+} __attribute__((aligned(16))) Turn;
+
+#define TURNS 6 // blocks of an MCU, at most
+
 // What is in a share: blocks that end there; of its blocks, the sums of DC's differences since the
 // last restart, and whether there was one.
 typedef struct {
@@ -77,7 +87,8 @@ typedef struct {
 } Totals;
 
 typedef struct {
-    u32 looks[2 * (1 << LOOK_BITS) + 2 * (1 << DC_BITS)]; // tables: AC 0, 1, DC 0, 1
+    u32 looks[2 * (1 << LOOK_BITS) + 1 + 2 * (1 << DC_BITS)]; // tables: AC 0, 1, DC 0, 1
+    Turn turns[TURNS];
     u32 above[4][17];            // first code longer than so many bits, left-aligned to 16 bits
     int values_at[4][17];        // a code of that length, added to this, is the index of its symbol
     u8 values[4][256];           // tables: DC 0, 1, AC 0, 1, as the file counts them
@@ -120,6 +131,36 @@ DEVICE u16 packed(Place place, u32 near) {
 DEVICE Place unpacked(u32 value, u32 near) {
     Place place = {near + (value >> 9), (int)(value >> 6 & 7), (int)(value & 63)};
     return place;
+}
+
+// Where a part of the block is, as a number that fits a register: on a device in shared memory.
+DEVICE u32 number_of(const Block* block, const void* at) {
+#ifdef __CUDACC__
+    (void)block;
+    return (u32)__cvta_generic_to_shared(at);
+#else
+    return (u32)((const u8*)at - (const u8*)block);
+#endif
+}
+
+DEVICE const void* at_number(const Block* block, u32 number) {
+#ifdef __CUDACC__
+    (void)block;
+    return __cvta_shared_to_generic(number);
+#else
+    return (const u8*)block + number;
+#endif
+}
+
+// All of it in one load.
+DEVICE Turn turn_at(const Block* block, u32 number) {
+#ifdef __CUDACC__
+    const uint4 all = *(const uint4*)at_number(block, number);
+    Turn turn = {all.x, all.y, all.z, all.w};
+    return turn;
+#else
+    return *(const Turn*)at_number(block, number);
+#endif
 }
 
 DEVICE int least(int a, int b) { return a < b ? a : b; }
