@@ -8,6 +8,7 @@ static int prepare(Block* block, const i64* image, const Work* work) {
     read_segments(block, image, work);
     if (block->status == GOOD) {
         for (t = 0; t < THREADS; t++) measure_codes(block, work, t);
+        for (t = 0; t < THREADS; t++) note_steps(block, work, t);
         for (t = 0; t < THREADS; t++) {
             int stops = count_data(block, work, t);
             block->stop = least(block->stop, stops);

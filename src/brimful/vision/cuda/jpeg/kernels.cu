@@ -12,6 +12,7 @@ read_scans(const i64* images, int* statuses, int* told) {
     __syncthreads();
     if (block.status == GOOD) {
         measure_codes(&block, &work, thread);
+        note_steps(&block, &work, thread);
         int stops = count_data(&block, &work, thread);
         if (stops < work.length) atomicMin(&block.stop, stops);
     }

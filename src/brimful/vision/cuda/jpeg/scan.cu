@@ -82,20 +82,22 @@ DEVICE u32 look(const Block* block, const Reader* reader) {
 }
 
 // The step of a code that is too long for the table; one that there is not ends the block, if it is
-// not the block's first. No count depends on another one, so that nothing waits.
+// not the block's first. Few counts depend on others, so that little waits.
 DEVICE u32 long_step(const Block* block, const Reader* reader, int* unknown) {
-    u32 number = reader->table;
-    int table = number >= table_number(block, 0) ? number == table_number(block, 1)
-                                                 : 2 + (number == table_number(block, 3));
+    u32 at = (reader->table - table_number(block, 2)) >> (DC_BITS + 2); // in tables of DC
+    int table = at < 2u << (LOOK_BITS - DC_BITS) ? 2 + (at > 0) : (int)(at & 1);
+    int shorter = table < 2 ? DC_BITS : LOOK_BITS, length = shorter + 1;
     u32 code = reader->window.high >> 16;
-    int length = DC_BITS + 1;
-    for (int i = DC_BITS + 1; i <= 16; i++) length += code >= block->above[table][i];
+    const u32* above = block->above[table];
+    for (int i = 1; i <= 16 - LOOK_BITS; i++) length += code >= above[shorter + i];
+    if (length == shorter + 17 - LOOK_BITS) // of DC there are some more
+        for (; length <= 16 && code >= above[length]; length++) {}
     if (length > 16) {
         *unknown = 1;
         return 63 << 5 | 16;
     }
     int value = block->values_at[table][length] + (int)(code >> (16 - length));
-    return step_of(table, length, block->values[table][value & 255]);
+    return block->steps[table][value & 255] + (u32)length;
 }
 
 // The step of all the symbols of an entry, or of its first if the block ends before the last.

@@ -164,25 +164,33 @@ DEVICE void lay_turns(Block* block, int part) {
     block->turns[part] = turn;
 }
 
-// The symbols, entries of one step, and the quantisers in natural order.
-DEVICE void fill_tables(Block* block, const Work* work, int thread) {
+// The steps of all symbols, to which the lengths of their codes are added.
+DEVICE void note_steps(Block* block, const Work* work, int thread) {
     for (int table = 0; table < 4; table++) {
         if (!block->tables[table]) continue;
         const u8* values = work->raw + block->tables[table] + 16;
-        int left = work->length - (block->tables[table] + 16), width = look_bits(table);
+        int left = work->length - (block->tables[table] + 16);
+        for (int i = thread; i < 256; i += THREADS)
+            block->steps[table][i] = (u16)step_of(table, 0, i < left ? values[i] : 0);
+    }
+}
+
+// Entries of one step, and the quantisers in natural order.
+DEVICE void fill_tables(Block* block, const Work* work, int thread) {
+    for (int table = 0; table < 4; table++) {
+        if (!block->tables[table]) continue;
+        int width = look_bits(table);
         u32* looks = block->looks + looks_at(table);
         u32 above[LOOK_BITS + 1];
         for (int i = 1; i <= LOOK_BITS; i++)
             above[i] = i <= width ? block->above[table][i] : 1u << 16;
-        for (int i = thread; i < 256; i += THREADS)
-            block->values[table][i] = i < left ? values[i] : 0;
         for (u32 i = (u32)thread; i < 1u << width; i += THREADS) {
             u32 bits = i << (16 - width), found = LONG_CODE;
             int length = 1;
             for (int j = 1; j <= LOOK_BITS; j++) length += bits >= above[j];
             if (length <= width) {
                 int index = block->values_at[table][length] + (int)(bits >> (16 - length));
-                found = step_of(table, length, index < left ? values[index & 255] : 0);
+                found = block->steps[table][index & 255] + (u32)length;
             }
             looks[i] = found;
         }

@@ -89,9 +89,10 @@ typedef struct {
 typedef struct {
     u32 looks[2 * (1 << LOOK_BITS) + 1 + 2 * (1 << DC_BITS)]; // tables: AC 0, 1, DC 0, 1
     Turn turns[TURNS];
+    // Tables as the file counts them, DC 0, 1, AC 0, 1:
     u32 above[4][17];            // first code longer than so many bits, left-aligned to 16 bits
     int values_at[4][17];        // a code of that length, added to this, is the index of its symbol
-    u8 values[4][256];           // tables: DC 0, 1, AC 0, 1, as the file counts them
+    u16 steps[4][256];           // of symbols without their codes
     u8 natural[128];             // NATURAL from 1 on, which threads read at different places
     u16 begins[THREADS], ends[THREADS]; // packed places
     u16 listed[THREADS];                // readers that have to read
