@@ -22,7 +22,6 @@ static int prepare(Block* block, const i64* image, const Work* work) {
     }
     if (block->status == GOOD) {
         for (t = 0; t < THREADS; t++) gather(block, work, t);
-        for (t = 0; t < THREADS; t++) clear(work, t);
         return GOOD;
     }
     return block->status;
@@ -73,6 +72,7 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
                 for (t = THREADS; t--;) list_moved(block, t, rounds[i]); // whatever order
             }
             for (t = 0; t < THREADS; t++) count_groups(block, t);
+            for (t = 0; t < THREADS; t++) clear(&work, t);
             count_up(block);
             if (block->status == GOOD) {
                 for (t = 0; t < THREADS; t++) store(block, &work, t);

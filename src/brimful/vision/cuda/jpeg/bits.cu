@@ -151,17 +151,21 @@ DEVICE u32* starts_of(const Block* block, const Work* work) {
 
 // Bytes on their way into words.
 typedef struct {
-    u8* at;    // the word that is being filled
-    u32 held;  // what is in it, the first byte lowest
-    int count; // bytes in it
+    u8* bits;
+    int at;      // where the word belongs that is being filled
+    u32 held;    // what is in it, the first byte lowest
+    int count;   // bytes in it
     int skipped; // of them, those of the thread before
 } Bytes;
 
 // Write the word, or what is there of it.
 DEVICE void put(Bytes* bytes, u32 word, int count) {
-    if (count == 4 && !bytes->skipped) *(u32*)bytes->at = word;
-    else
-        for (int i = bytes->skipped; i < count; i++) bytes->at[i] = (u8)(word >> (8 * i));
+    if (count == 4 && !bytes->skipped) {
+        *(u32*)(bytes->bits + bytes->at) = word;
+    } else {
+        for (int i = bytes->skipped; i < count; i++)
+            bytes->bits[bytes->at + i] = (u8)(word >> (8 * i));
+    }
     bytes->at += 4;
     bytes->skipped = 0;
 }
@@ -197,7 +201,7 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
     to = least(to, block->stop);
     u8* bits = work->bits;
     u32* starts = starts_of(block, work);
-    Bytes bytes = {bits + kept / 4 * 4, 0, kept % 4, kept % 4};
+    Bytes bytes = {bits, kept / 4 * 4, 0, kept % 4, kept % 4};
     Lines lines = lines_from(block, work, from, to);
     for (; lines.at < to; next_line(&lines, work, to)) {
         u64 stuffed, line = lines.line;
@@ -218,7 +222,7 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
             if (data) add_byte(&bytes, byte);
             if (restart) {
                 if ((byte & 7) != (restarts & 7)) block->status = DAMAGED; // one is missing
-                starts[++restarts] = (u32)(bytes.at - bits) + (u32)bytes.count;
+                starts[++restarts] = (u32)(bytes.at + bytes.count);
             }
             lines.before = byte;
         }
@@ -231,11 +235,16 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
     }
 }
 
-// Clear the coefficients: most of them are zero and are not stored.
+// Clear the coefficients: most of them are zero and are not stored. That is late, so that few lines
+// have left the cache when the others are stored in them.
 DEVICE void clear(const Work* work, int thread) {
-    typedef struct { u64 low, high; } __attribute__((aligned(16))) Line;
+#ifdef __CUDACC__
+    typedef uint4 Line;
+#else
+    typedef struct { u32 x, y, z, w; } __attribute__((aligned(16))) Line;
+#endif
     Line* lines = (Line*)work->coefficients;
-    const Line none = {0, 0};
+    const Line none = {0, 0, 0, 0};
     int count = work->room / 8; // two bytes a sample, sixteen a line
     for (int i = thread; i < count; i += THREADS) lines[i] = none;
 }

@@ -30,7 +30,6 @@ read_scans(const i64* images, int* statuses, int* told) {
     if (good) gather(&block, &work, thread);
     __syncthreads();
     if (good) {
-        clear(&work, thread);
         begin(&block, thread);
         __syncthreads();
         for (int round = 0; block.listed_count[round & 1]; round++) {
@@ -40,6 +39,7 @@ read_scans(const i64* images, int* statuses, int* told) {
             __syncthreads();
         }
         count_groups(&block, thread);
+        clear(&work, thread);
         __syncthreads();
         if (thread == 0) count_up(&block);
         __syncthreads();

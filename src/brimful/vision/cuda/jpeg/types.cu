@@ -177,16 +177,25 @@ DEVICE u32 shifted(u32 high, u32 low, u32 by) {
 #endif
 }
 
+// An address of the device's memory: told so, the compiler has cheaper ways to get there.
+DEVICE void* address_of(i64 number) {
+#ifdef __CUDACC__
+    return __cvta_global_to_generic((size_t)number);
+#else
+    return (void*)number;
+#endif
+}
+
 DEVICE Work work_of(const i64* image) {
     Work work;
     int rows = rounded_up((int)image[HEIGHT], 8 * (int)image[DOWN]);
     int luma = rows * (int)image[LUMA_PITCH];
     int chroma = rows / (int)image[DOWN] * (int)image[CHROMA_PITCH];
-    work.raw = (const u8*)image[FILE_AT];
+    work.raw = (const u8*)address_of(image[FILE_AT]);
     work.length = (int)image[FILE_BYTES];
-    work.bits = (u8*)image[LUMA]; // the planes are written when it has been read
+    work.bits = (u8*)address_of(image[LUMA]); // the planes are written when it has been read
     work.room = luma + 2 * chroma;
-    work.coefficients = (i16*)image[WORK];
-    work.quantisers = (u16*)((u8*)image[WORK] + 2 * (i64)work.room);
+    work.coefficients = (i16*)address_of(image[WORK]);
+    work.quantisers = (u16*)(work.coefficients + work.room);
     return work;
 }
