@@ -76,8 +76,8 @@ DEVICE int is_plain(const Lines* lines, const Work* work, u64* stuffed) {
     u64 line = lines->line, marked = markers_of(line);
     *stuffed = marked << 8 | (lines->before == 0xff ? 0x80 : 0);
     u64 behind = (*stuffed << 1) - (*stuffed >> 7); // the whole bytes
-    int goes_on = !(marked >> 63) || !byte_after(lines, work, lines->end - 1);
-    return lines->end - lines->at == 8 && !(line & behind) && goes_on;
+    u64 cut = lines->end < work->length ? lines->next & 0xff : 1; // what the last byte is before
+    return lines->end - lines->at == 8 && !(line & behind) && !((marked >> 63) && cut);
 }
 
 // Count data and markers in a thread's chunk. Returns where the scan ends, if it does there.
