@@ -92,7 +92,7 @@ def first_ends(data: bytes, plan: Any, *, single: bool) -> Any:
 
 
 def bits_of(data: bytes, plan: Any, threads: int = 256) -> tuple[bytes, list[int]] | None:
-    """Return a scan without stuffing and markers, and where its intervals begin; None if refused."""
+    """Return a scan without stuffing and markers, and where intervals begin; None if refused."""
     _memory, row, _source, _ = _laid_out(data, plan)
     bits, starts = np.zeros(len(data), np.uint8), np.zeros(len(data), np.uint32)
     segments = np.zeros(1, np.int32)

@@ -235,7 +235,7 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
     }
 }
 
-// Clear the coefficients: most of them are zero and are not stored. That is late, so that few lines
+// Clear coefficients and differences: most of them are zero and are not stored. That is late, so that few lines
 // have left the cache when the others are stored in them.
 DEVICE void clear(const Work* work, int thread) {
 #ifdef __CUDACC__
@@ -245,6 +245,6 @@ DEVICE void clear(const Work* work, int thread) {
 #endif
     Line* lines = (Line*)work->coefficients;
     const Line none = {0, 0, 0, 0};
-    int count = work->room / 8; // two bytes a sample, sixteen a line
+    int count = (work->room + differences_of(work->room)) / 8; // two bytes each, sixteen a line
     for (int i = thread; i < count; i += THREADS) lines[i] = none;
 }

@@ -127,8 +127,10 @@ typedef struct {
     int value, is;
 } Found;
 
-// What a step gives. `seen` gets at least WHOLE once a place is there.
-DEVICE Found found(const Block* block, const Reader* reader, u32 step, u32* seen) {
+// What a step gives. `seen` gets at least WHOLE once a place is there. Of DC it is the difference.
+DEVICE Found found(
+    const Block* block, const Work* work, const Reader* reader, u32 step, u32* seen
+) {
     int taken = (int)(step & 31), size = (int)(step >> 11 & 15);
     u32 behind = reader->done + (step & 63 * ONE);
     // The value's bits; a negative one has zero first, and its bits are those of its size inverted.
@@ -138,6 +140,7 @@ DEVICE Found found(const Block* block, const Reader* reader, u32 step, u32* seen
     Found found;
     found.value = ~(most ^ sign) + sign + 1;
     found.at = (u32)reader->blocks * 64 + block->natural[behind / ONE];
+    if (reader->done == 0) found.at = (u32)(work->room + reader->blocks);
     found.is = size;
     if (size) *seen |= behind - ONE;
     return found;
@@ -148,7 +151,7 @@ DEVICE void write(i16* coefficients, Found found) {
 }
 
 // Read a share from a place on. With `store` the place is right, `blocks` says how many are before
-// it, and the coefficients are stored in the scan's order, of DC the differences. Returns where the
+// it, and the coefficients are stored in the scan's order, and DC's differences. Returns where the
 // share ends; `blocks` gets those that ended in it.
 DEVICE Place read_share(
     Block* block, const Work* work, Place place, u32 limit, int* blocks, int store
@@ -190,7 +193,7 @@ DEVICE Place read_share(
                 else if (!store) entry = joined(&reader, entry);
                 if (store) {
                     write(coefficients, last);
-                    last = found(block, &reader, entry, &seen);
+                    last = found(block, work, &reader, entry, &seen);
                 }
                 follow(block, &reader, entry);
             }
@@ -222,7 +225,7 @@ DEVICE Place read_share(
         u32 entry = look(block, &reader);
         if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
         if (store) {
-            write(coefficients, found(block, &reader, entry, &seen));
+            write(coefficients, found(block, work, &reader, entry, &seen));
             wrong |= unknown;
         }
         follow(block, &reader, entry);

@@ -120,7 +120,8 @@ typedef struct {
     int length;
     u8* bits;      // the scan without stuffing and markers
     i16* coefficients;
-    u16* quantisers; // 3 x 64, in natural order
+    i16* differences; // of DC, one a block of the scan, close together
+    u16* quantisers;  // 3 x 64, in natural order
     int room;      // bytes that `bits` and `starts` may take
 } Work;
 
@@ -186,6 +187,9 @@ DEVICE void* address_of(i64 number) {
 #endif
 }
 
+// Room for differences of DC, in samples of planes. A block that is one too many has some, too.
+DEVICE int differences_of(int room) { return rounded_up(room / 64 + 1, 8); }
+
 DEVICE Work work_of(const i64* image) {
     Work work;
     int rows = rounded_up((int)image[HEIGHT], 8 * (int)image[DOWN]);
@@ -196,6 +200,7 @@ DEVICE Work work_of(const i64* image) {
     work.bits = (u8*)address_of(image[LUMA]); // the planes are written when it has been read
     work.room = luma + 2 * chroma;
     work.coefficients = (i16*)address_of(image[WORK]);
-    work.quantisers = (u16*)(work.coefficients + work.room);
+    work.differences = work.coefficients + work.room;
+    work.quantisers = (u16*)(work.differences + differences_of(work.room));
     return work;
 }
