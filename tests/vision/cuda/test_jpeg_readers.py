@@ -129,6 +129,36 @@ def test_long_codes(optimize: int) -> None:
             assert_pixels(data)
 
 
+def test_long_codes_of_dc() -> None:
+    """Nine to sixteen bits, the longest for the smallest differences; no encoder writes these."""
+    data = encoded(np.full((400, 640), 128, np.uint8), QUALITY=50)
+    header = read_header(data)
+    assert header is not None
+    at = data.index(b"\xff\xc4")
+    assert data[at + 4] == 0  # DC's table comes first
+    end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    lengths = [16 - size for size in range(8)]
+    table = bytes([0, *(lengths.count(i) for i in range(1, 17)), *range(7, -1, -1)])
+    codes, code = {}, 0
+    for size in range(7, -1, -1):  # of lengths that rise by one
+        codes[size], code = f"{code:0{lengths[size]}b}", (code + 1) * 2
+    rng, last, scan = np.random.default_rng(9), 0, ""
+    for level in rng.integers(-60, 61, 50 * 80) // rng.choice([1, 8, 60], 50 * 80):
+        difference = int(level) - last
+        size, last = abs(difference).bit_length(), int(level)
+        value = difference if difference > 0 else difference + (1 << size) - 1
+        scan += codes[size] + (f"{value:0{size}b}" if size else "") + "1010"  # and the block's end
+    scan += "1" * (-len(scan) % 8)
+    packed = int(scan, 2).to_bytes(len(scan) // 8, "big").replace(b"\xff", b"\xff\x00")
+    segment = b"\xff\xc4" + (len(table) + 2).to_bytes(2, "big") + table
+    made = data[:at] + segment + data[end : header.scan + 10] + packed + b"\xff\xd9"
+    expected = simplejpeg.decode_jpeg(made, "GRAY", strict=True)[..., 0]
+    assert len(np.unique(expected)) > 40
+    found = decoded(made)
+    assert found.status == GOOD
+    np.testing.assert_array_equal(found.luma, expected)
+
+
 def test_damage_where_one_interval_ends() -> None:
     """Intervals of a block each: symbols must not run from one into the next."""
     rng = np.random.default_rng(8)
