@@ -8,6 +8,7 @@ static int prepare(Block* block, const i64* image, const Work* work) {
     read_segments(block, image, work);
     if (block->status == GOOD) {
         for (t = 0; t < THREADS; t++) measure_codes(block, work, t);
+        for (t = 0; t < THREADS; t++) note_steps(block, work, t);
         for (t = 0; t < THREADS; t++) {
             int stops = count_data(block, work, t);
             block->stop = least(block->stop, stops);
@@ -21,7 +22,6 @@ static int prepare(Block* block, const i64* image, const Work* work) {
     }
     if (block->status == GOOD) {
         for (t = 0; t < THREADS; t++) gather(block, work, t);
-        for (t = 0; t < THREADS; t++) clear(work, t);
         return GOOD;
     }
     return block->status;
@@ -37,13 +37,24 @@ void brimful_first_ends(const i64* image, u16* ends, int single) {
             if (block->looks[i] != LONG_CODE)
                 block->looks[i] = (block->looks[i] & 0x7ff) << STEP_BITS |
                                   (block->looks[i] & STEP_MASK);
-        for (int t = 0; t < THREADS; t++)
-            if (begin(block, t)) {
-                read_on(block, &work, t);
-                ends[t] = block->ends[t];
-            }
+        for (int t = 0; t < THREADS; t++) begin(block, t);
+        for (int t = 0; t < THREADS; t++) read_listed(block, &work, t, 0);
+        for (int t = 0; t < block->readers; t++) ends[t] = block->ends[t];
     }
     free(block);
+}
+
+// The scan without stuffing and markers, and where its intervals begin. Returns the bytes, or less
+// than 0 for a file that is refused before it is read.
+int brimful_bits(const i64* image, u8* bits, u32* starts, int* segments) {
+    Block* block = (Block*)malloc(sizeof(Block));
+    const Work work = work_of(image);
+    int count = prepare(block, image, &work) == GOOD ? block->bytes : -1;
+    *segments = count < 0 ? 0 : block->segments;
+    for (int i = 0; i < count; i++) bits[i] = work.bits[i];
+    for (int i = 0; i < *segments; i++) starts[i] = starts_of(block, &work)[i];
+    free(block);
+    return count;
 }
 
 // Decode images to planes. `rounds` gets how often shares were read.
@@ -52,17 +63,16 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     for (int i = 0; i < count; i++) {
         const i64* image = images + (i64)i * COLUMNS;
         const Work work = work_of(image);
-        int t, any = 1;
-        u8 moved[THREADS];
+        int t;
         rounds[i] = 0;
         if (prepare(block, image, &work) == GOOD) {
-            for (t = 0; t < THREADS; t++) moved[t] = (u8)begin(block, t);
-            for (; any; rounds[i]++) {
-                for (t = 0; t < THREADS; t++)
-                    if (moved[t]) read_on(block, &work, t);
-                for (t = 0, any = 0; t < THREADS; t++) any |= moved[t] = (u8)is_moved(block, t);
+            for (t = 0; t < THREADS; t++) begin(block, t);
+            for (; block->listed_count[rounds[i] & 1]; rounds[i]++) {
+                for (t = 0; t < THREADS; t++) read_listed(block, &work, t, rounds[i]);
+                for (t = THREADS; t--;) list_moved(block, t, rounds[i]); // whatever order
             }
             for (t = 0; t < THREADS; t++) count_groups(block, t);
+            for (t = 0; t < THREADS; t++) clear(&work, t);
             count_up(block);
             if (block->status == GOOD) {
                 for (t = 0; t < THREADS; t++) store(block, &work, t);

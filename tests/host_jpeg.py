@@ -84,11 +84,21 @@ def first_ends(data: bytes, plan: Any, *, single: bool) -> Any:
         plan: Of its memory.
         single: One symbol a look instead of all that it shows.
     """
-    _, row, _source, _ = _laid_out(data, plan)
+    _memory, row, _source, _ = _laid_out(data, plan)
     ends = np.zeros(256, np.uint16)
     pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (row, ends))
     library().brimful_first_ends(*pointers, int(single))
     return ends
+
+
+def bits_of(data: bytes, plan: Any, threads: int = 256) -> tuple[bytes, list[int]] | None:
+    """Return a scan without stuffing and markers, and where intervals begin; None if refused."""
+    _memory, row, _source, _ = _laid_out(data, plan)
+    bits, starts = np.zeros(len(data), np.uint8), np.zeros(len(data), np.uint32)
+    segments = np.zeros(1, np.int32)
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (row, bits, starts, segments)]
+    count = library(threads).brimful_bits(*pointers)
+    return None if count < 0 else (bits[:count].tobytes(), starts[: segments[0]].tolist())
 
 
 def _laid_out(data: bytes, plan: Any) -> tuple[Any, Any, Any, int]:

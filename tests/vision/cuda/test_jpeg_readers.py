@@ -11,9 +11,51 @@ from brimful.runtimes.cuda.plan import Plans
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.cuda.jpeg import DAMAGED, GOOD
 from brimful.vision.header import read_header
-from host_jpeg import first_ends
+from host_jpeg import bits_of, first_ends
 from jpegs import FACTORS, assert_pixels, decoded, encoded, expected_luma, picture
 from oracles import asset
+
+
+def scan_bits(scan: bytes) -> tuple[bytes, list[int]]:
+    """What is in a scan, byte by byte: its data, and where its restart intervals begin."""
+    found, starts, at = bytearray(), [0], 0
+    while at < len(scan):
+        if scan[at] != 0xFF:
+            found.append(scan[at])
+        elif scan[at + 1] == 0:
+            found.append(0xFF)
+            at += 1
+        elif 0xD0 <= scan[at + 1] <= 0xD7:
+            starts.append(len(found))
+            at += 1
+        elif scan[at + 1] != 0xFF:  # else it fills
+            break
+        at += 1
+    return bytes(found), starts
+
+
+@pytest.mark.parametrize("threads", [256, 512])
+@pytest.mark.parametrize("share", [0, 0.02, 0.3, 1])
+def test_stuffing_is_taken_out(share: float, threads: int) -> None:
+    """Lines of bytes with none to four stuffed ones, from any byte on, to any byte."""
+    rng = np.random.default_rng(int(100 * share))
+    data = encoded(picture((160, 240)), QUALITY=85, RST_INTERVAL=50)
+    header = read_header(data)
+    assert header is not None and header.size is not None
+    plan = Plans().of(header, CanvasPolicy().place(header.size))
+    for length in (*range(1, 40), 2000, 2001, 6003, *rng.integers(10_000, 20_000, 8)):
+        units, restarts = [], 0
+        for byte in rng.integers(0, 255, length):
+            stuffed = rng.random() < share
+            units.append(b"\xff\x00" if stuffed else bytes([byte]))
+            if rng.random() < 0.01:
+                fill = b"\xff" * int(rng.integers(1, 4))
+                units.append(fill + bytes([0xD0 + restarts % 8]))
+                restarts += 1
+        head = data[: header.scan + 14]
+        scan = b"".join(units) + b"\xff\xd9" + bytes(3)
+        found = bits_of(head + scan, plan, threads)
+        assert found == scan_bits(scan), length
 
 
 def test_readers_fall_into_step() -> None:
@@ -85,6 +127,36 @@ def test_long_codes(optimize: int) -> None:
                 image, QUALITY=quality, OPTIMIZE=optimize, SAMPLING_FACTOR=FACTORS["444"]
             )
             assert_pixels(data)
+
+
+def test_long_codes_of_dc() -> None:
+    """Nine to sixteen bits, the longest for the smallest differences; no encoder writes these."""
+    data = encoded(np.full((400, 640), 128, np.uint8), QUALITY=50)
+    header = read_header(data)
+    assert header is not None
+    at = data.index(b"\xff\xc4")
+    assert data[at + 4] == 0  # DC's table comes first
+    end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    lengths = [16 - size for size in range(8)]
+    table = bytes([0, *(lengths.count(i) for i in range(1, 17)), *range(7, -1, -1)])
+    codes, code = {}, 0
+    for size in range(7, -1, -1):  # of lengths that rise by one
+        codes[size], code = f"{code:0{lengths[size]}b}", (code + 1) * 2
+    rng, last, scan = np.random.default_rng(9), 0, ""
+    for level in rng.integers(-60, 61, 50 * 80) // rng.choice([1, 8, 60], 50 * 80):
+        difference = int(level) - last
+        size, last = abs(difference).bit_length(), int(level)
+        value = difference if difference > 0 else difference + (1 << size) - 1
+        scan += codes[size] + (f"{value:0{size}b}" if size else "") + "1010"  # and the block's end
+    scan += "1" * (-len(scan) % 8)
+    packed = int(scan, 2).to_bytes(len(scan) // 8, "big").replace(b"\xff", b"\xff\x00")
+    segment = b"\xff\xc4" + (len(table) + 2).to_bytes(2, "big") + table
+    made = data[:at] + segment + data[end : header.scan + 10] + packed + b"\xff\xd9"
+    expected = simplejpeg.decode_jpeg(made, "GRAY", strict=True)[..., 0]
+    assert len(np.unique(expected)) > 40
+    found = decoded(made)
+    assert found.status == GOOD
+    np.testing.assert_array_equal(found.luma, expected)
 
 
 def test_damage_where_one_interval_ends() -> None:

@@ -31,7 +31,7 @@ ADDRESSES, FILE, CANVAS = slice(0, 4), slice(10, 12), 17
 file's address and bytes, and the row of the batch."""
 
 QUANTISERS = 3 * 64 * 2
-"""Bytes of the quantisation tables, which are kept behind the coefficients."""
+"""Bytes of the quantisation tables, which are kept behind the coefficients and DC's differences."""
 
 ALIGNMENT = 16
 """Of a file in the device's memory, in bytes."""
@@ -64,7 +64,8 @@ _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 def work_bytes(decoded: int) -> int:
     """Return the bytes that decoding takes beside so many bytes of planes."""
-    return 2 * decoded + QUANTISERS
+    differences = -(-(decoded // 64 + 1) // 8) * 8
+    return 2 * (decoded + differences) + QUANTISERS
 
 
 def describe(

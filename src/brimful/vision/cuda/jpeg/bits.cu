@@ -9,10 +9,17 @@ DEVICE void chunk_of(const Block* block, const Work* work, int thread, int* from
     *to = stop < work->length ? stop : work->length;
 }
 
-// Whether a line of eight bytes has one of 0xff.
-DEVICE int has_marker(u64 line) {
-    u64 zeros = ~line; // a byte of zero borrows from its highest bit, which was not set
-    return ((zeros - 0x0101010101010101ull) & line & 0x8080808080808080ull) != 0;
+// Where a line of eight bytes has 0xff: the highest bit of each such byte.
+DEVICE u64 markers_of(u64 line) {
+    return ((line & 0x7f7f7f7f7f7f7f7full) + 0x0101010101010101ull) & line & 0x8080808080808080ull;
+}
+
+DEVICE int bits_set(u64 value) {
+#ifdef __CUDACC__
+    return __popcll(value);
+#else
+    return __builtin_popcountll(value);
+#endif
 }
 
 // Is a byte of the scan data? Of a stuffed one its zero is not. Sets `restart` for the second byte
@@ -56,16 +63,21 @@ DEVICE void next_line(Lines* lines, const Work* work, int to) {
     if (lines->at < to) lines->next = line_at(work, lines->at + 8);
 }
 
-// Is the whole line data?
-DEVICE int is_plain(const Lines* lines) {
-    return lines->end - lines->at == 8 && lines->before != 0xff && !has_marker(lines->line);
-}
-
 DEVICE int byte_of(const Lines* lines, int at) { return (int)(lines->line >> at % 8 * 8 & 0xff); }
 
 DEVICE int byte_after(const Lines* lines, const Work* work, int at) {
     if (at + 1 >= work->length) return 0xff;
     return at % 8 == 7 ? (int)(lines->next & 0xff) : byte_of(lines, at + 1);
+}
+
+// Is the line all data and stuffing, as nearly all lines are? Then `stuffed` gets the highest bit of
+// each zero behind 0xff. What else there may be goes byte by byte.
+DEVICE int is_plain(const Lines* lines, const Work* work, u64* stuffed) {
+    u64 line = lines->line, marked = markers_of(line);
+    *stuffed = marked << 8 | (lines->before == 0xff ? 0x80 : 0);
+    u64 behind = (*stuffed << 1) - (*stuffed >> 7); // the whole bytes
+    u64 cut = lines->end < work->length ? lines->next & 0xff : 1; // what the last byte is before
+    return lines->end - lines->at == 8 && !(line & behind) && !((marked >> 63) && cut);
 }
 
 // Count data and markers in a thread's chunk. Returns where the scan ends, if it does there.
@@ -74,8 +86,9 @@ DEVICE int count_data(Block* block, const Work* work, int thread) {
     chunk_of(block, work, thread, &from, &to);
     Lines lines = lines_from(block, work, from, to);
     for (; lines.at < to && stops == work->length; next_line(&lines, work, to)) {
-        if (is_plain(&lines)) {
-            kept += 8;
+        u64 stuffed;
+        if (is_plain(&lines, work, &stuffed)) {
+            kept += 8 - bits_set(stuffed);
             lines.before = (int)(lines.line >> 56);
             continue;
         }
@@ -136,6 +149,49 @@ DEVICE u32* starts_of(const Block* block, const Work* work) {
     return (u32*)(work->bits + rounded_up(block->bytes + PADDING, 16));
 }
 
+// Bytes on their way into words.
+typedef struct {
+    u8* bits;
+    int at;      // where the word belongs that is being filled
+    u32 held;    // what is in it, the first byte lowest
+    int count;   // bytes in it
+    int skipped; // of them, those of the thread before
+} Bytes;
+
+// Write the word, or what is there of it.
+DEVICE void put(Bytes* bytes, u32 word, int count) {
+    if (count == 4 && !bytes->skipped) {
+        *(u32*)(bytes->bits + bytes->at) = word;
+    } else {
+        for (int i = bytes->skipped; i < count; i++)
+            bytes->bits[bytes->at + i] = (u8)(word >> (8 * i));
+    }
+    bytes->at += 4;
+    bytes->skipped = 0;
+}
+
+// Add a line of so many bytes, at least four. Behind them it has zeros.
+DEVICE void add_line(Bytes* bytes, u64 line, int count) {
+    u32 low = (u32)line, high = (u32)(line >> 32), by = (u32)(8 * bytes->count);
+    u32 second = shifted(high, low, by);
+    put(bytes, bytes->held | low << by, 4);
+    bytes->count += count - 4;
+    bytes->held = second;
+    if (bytes->count >= 4) {
+        put(bytes, second, 4);
+        bytes->count -= 4;
+        bytes->held = shifted(0, high, by);
+    }
+}
+
+DEVICE void add_byte(Bytes* bytes, int byte) {
+    bytes->held |= (u32)byte << (8 * bytes->count);
+    if (++bytes->count < 4) return;
+    put(bytes, bytes->held, 4);
+    bytes->held = 0;
+    bytes->count = 0;
+}
+
 // Copy the data of a thread's chunk to where it belongs.
 DEVICE void gather(Block* block, const Work* work, int thread) {
     int from, to, group = thread / (THREADS / GROUPS);
@@ -145,43 +201,33 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
     to = least(to, block->stop);
     u8* bits = work->bits;
     u32* starts = starts_of(block, work);
-    u64 held = 0; // bytes that do not fill a word yet, the first one lowest
-    int count = 0;
+    Bytes bytes = {bits, kept / 4 * 4, 0, kept % 4, kept % 4};
     Lines lines = lines_from(block, work, from, to);
     for (; lines.at < to; next_line(&lines, work, to)) {
-        if (is_plain(&lines) && kept % 4 == 0) {
-            u64 line = lines.line;
-            held |= line << (8 * count);
-            *(u32*)(bits + kept) = (u32)held;
-            held = count ? held >> 32 | line >> (64 - 8 * count) << 32 : held >> 32;
-            *(u32*)(bits + kept + 4) = (u32)held;
-            held >>= 32;
-            kept += 8;
+        u64 stuffed, line = lines.line;
+        if (is_plain(&lines, work, &stuffed)) {
+            int count = 8 - bits_set(stuffed);
             lines.before = (int)(line >> 56);
+            while (stuffed) { // what is behind the first of them comes a byte nearer
+                u64 first = stuffed & (0 - stuffed), before = (first >> 7) - 1;
+                line = (line & before) | (line >> 8 & ~before);
+                stuffed = (stuffed ^ first) >> 8;
+            }
+            add_line(&bytes, line, count);
             continue;
         }
         for (int at = lines.at; at < lines.end; at++) {
             int restart, stop, byte = byte_of(&lines, at);
             int data = is_data(lines.before, byte, byte_after(&lines, work, at), &restart, &stop);
-            if (data && (count || kept % 4 == 0)) {
-                held |= (u64)byte << (8 * count++);
-                if (count == 4) {
-                    *(u32*)(bits + kept) = (u32)held;
-                    held = 0;
-                    count = 0;
-                    kept += 4;
-                }
-            } else if (data) {
-                bits[kept++] = (u8)byte; // before the first whole word
-            }
+            if (data) add_byte(&bytes, byte);
             if (restart) {
                 if ((byte & 7) != (restarts & 7)) block->status = DAMAGED; // one is missing
-                starts[++restarts] = (u32)(kept + count);
+                starts[++restarts] = (u32)(bytes.at + bytes.count);
             }
             lines.before = byte;
         }
     }
-    for (; count; count--, held >>= 8) bits[kept++] = (u8)held;
+    put(&bytes, bytes.held, bytes.count);
     if (thread == 0) {
         starts[0] = 0;
         starts[block->segments] = (u32)block->bytes;
@@ -189,11 +235,16 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
     }
 }
 
-// Clear the coefficients: most of them are zero and are not stored.
+// Clear coefficients and differences: most of them are zero and are not stored. That is late, so that few lines
+// have left the cache when the others are stored in them.
 DEVICE void clear(const Work* work, int thread) {
-    typedef struct { u64 low, high; } __attribute__((aligned(16))) Line;
+#ifdef __CUDACC__
+    typedef uint4 Line;
+#else
+    typedef struct { u32 x, y, z, w; } __attribute__((aligned(16))) Line;
+#endif
     Line* lines = (Line*)work->coefficients;
-    const Line none = {0, 0};
-    int count = work->room / 8; // two bytes a sample, sixteen a line
+    const Line none = {0, 0, 0, 0};
+    int count = (work->room + differences_of(work->room)) / 8; // two bytes each, sixteen a line
     for (int i = thread; i < count; i += THREADS) lines[i] = none;
 }

@@ -4,7 +4,7 @@
 // and on the host.
 extern "C" __global__ void __launch_bounds__(THREADS)
 read_scans(const i64* images, int* statuses, int* told) {
-    __shared__ Block block;
+    __shared__ __align__(32) Block block;
     const i64* image = images + (i64)blockIdx.x * COLUMNS;
     int thread = (int)threadIdx.x;
     const Work work = work_of(image);
@@ -12,6 +12,7 @@ read_scans(const i64* images, int* statuses, int* told) {
     __syncthreads();
     if (block.status == GOOD) {
         measure_codes(&block, &work, thread);
+        note_steps(&block, &work, thread);
         int stops = count_data(&block, &work, thread);
         if (stops < work.length) atomicMin(&block.stop, stops);
     }
@@ -29,14 +30,16 @@ read_scans(const i64* images, int* statuses, int* told) {
     if (good) gather(&block, &work, thread);
     __syncthreads();
     if (good) {
-        clear(&work, thread);
-        int moved = begin(&block, thread);
-        do {
-            if (moved) read_on(&block, &work, thread);
+        begin(&block, thread);
+        __syncthreads();
+        for (int round = 0; block.listed_count[round & 1]; round++) {
+            read_listed(&block, &work, thread, round);
             __syncthreads();
-            moved = is_moved(&block, thread);
-        } while (__syncthreads_or(moved));
+            list_moved(&block, thread, round);
+            __syncthreads();
+        }
         count_groups(&block, thread);
+        clear(&work, thread);
         __syncthreads();
         if (thread == 0) count_up(&block);
         __syncthreads();

@@ -7,13 +7,11 @@
 
 #define STEPS 4         // between two fillings, which bring 32 bits: as many looks take about that
 #define STORE_STEPS 6   // of one symbol each
-#define MOST_TAKEN 31   // bits of a symbol: 16 of its code and 15 of its value
-#define SURE (LOOK_BITS + 8) // bits before an end, where no look and no padding reaches it
 
 // A window onto the bits: the next one is its highest. Behind those there it has zeros.
 typedef struct {
     u32 high, low;
-    int count;
+    int count; // less than 0 where a value was skipped that went on behind them, by 15 at most
     u32 next;  // word
     u32 ahead; // that word
 } Window;
@@ -21,26 +19,20 @@ typedef struct {
 // What a place is while it is read from.
 typedef struct {
     Window window;
-    u32 kinds; // of this block, lowest, and those behind it
-    u32 table, shift; // of the next look
-    int coefficient;
+    Turn turn;
+    u32 table; // of the next look
+    u32 done;  // coefficients of this block, times ONE
     int blocks; // that ended
 } Reader;
+
+#define ONE 32 // coefficient, as steps count them
+#define WHOLE (64 * ONE)
 
 DEVICE u32 big_endian(u32 word) {
 #ifdef __CUDACC__
     return __byte_perm(word, 0, 0x0123);
 #else
     return __builtin_bswap32(word);
-#endif
-}
-
-// The upper word of two, shifted by the lowest five bits of `by`.
-DEVICE u32 shifted(u32 high, u32 low, u32 by) {
-#ifdef __CUDACC__
-    return __funnelshift_l(low, high, by);
-#else
-    return (u32)(((u64)high << 32 | low) << (by & 31) >> 32);
 #endif
 }
 
@@ -56,7 +48,7 @@ DEVICE Window window_at(const u32* words, u32 bit) {
     return window;
 }
 
-// There are more than 32 bits then.
+// There are more than 32 bits then, or 17 where it had less than none.
 DEVICE void fill_up(Window* window, const u32* words) {
     if (window->count <= 32) {
         u64 added = (u64)big_endian(window->ahead) << (32 - window->count);
@@ -76,104 +68,57 @@ DEVICE void move_on(Window* window, u32 taken) {
 
 DEVICE u32 bit_of(const Window* window) { return 32 * window->next - (u32)window->count; }
 
-// Each block of an MCU has four bits, its kind: its tables of DC and of AC, where they count as
-// indices, and whether it is of chroma; and then whether that is red, else whether other blocks of
-// the MCU are before it. The MCU repeats, so kinds are turned round. What they leave below is
-// nobody's.
-#define KIND_BITS 4
-#define OTHER (1u << (DC_BITS - 1))
-#define DC_KIND (1u << DC_BITS)
-#define CHROMA (1u << (DC_BITS + 1))
-#define AC_KIND (1u << LOOK_BITS)
-#define DC_LOOKS (2u << LOOK_BITS) // where the tables of DC begin
-#define KIND (OTHER | DC_KIND | CHROMA | AC_KIND)
-
-DEVICE u32 kinds_of(const Block* block) {
-    u32 kinds = 0;
-    int luma = block->across * block->down;
-    for (int part = block->parts - 1; part >= 0; part--) {
-        int component = part < luma ? 0 : part - luma + 1;
-        u32 kind = block->dc_of[component] ? DC_KIND : 0;
-        if (block->ac_of[component] == 3) kind |= AC_KIND;
-        if (component) kind |= CHROMA;
-        if (component ? component == 2 : part) kind |= OTHER;
-        kinds = kinds << KIND_BITS | kind;
-    }
-    return kinds;
-}
-
-DEVICE u32 turned(u32 kinds, int parts) {
-    return kinds >> KIND_BITS | (kinds & KIND) << (KIND_BITS * (parts - 1));
-}
-
-DEVICE int is_first(u32 kinds) { return !(kinds & (CHROMA | OTHER)); }
-
-DEVICE int component_of(u32 kinds) { return kinds & CHROMA ? kinds & OTHER ? 2 : 1 : 0; }
-
-DEVICE u32 kinds_at(u32 kinds, int part, int parts) {
-    for (int i = 0; i < part; i++) kinds = turned(kinds, parts);
-    return kinds;
-}
-
-DEVICE int part_of(u32 kinds, int parts) {
-    int part = 0;
-    for (; !is_first(kinds); kinds = turned(kinds, parts)) part = part ? part - 1 : parts - 1;
-    return part;
-}
-
-DEVICE Reader reader_at(const u32* words, u32 bit, u32 kinds, int coefficient, int blocks) {
-    Reader reader = {window_at(words, bit), kinds, kinds & AC_KIND, 32 - LOOK_BITS, coefficient,
-                     blocks};
-    if (!coefficient) {
-        reader.table = (kinds & DC_KIND) | DC_LOOKS;
-        reader.shift = 32 - DC_BITS;
-    }
+// A reader at a bit, that a part of the MCU and a coefficient begin with.
+DEVICE Reader reader_at(const Block* block, const u32* words, u32 bit, int part, int coefficient) {
+    Reader reader = {window_at(words, bit), block->turns[part], 0, (u32)coefficient * ONE, 0};
+    reader.table = coefficient ? reader.turn.ac : block->turns[(part ? part : block->parts) - 1].dc;
     return reader;
 }
 
-// The entry for the window of a reader that has `enough` bits, else one that does nothing.
-DEVICE u32 entry_of(const Block* block, const Reader* reader, int enough) {
-    u32 entry = block->looks[reader->table + (reader->window.high >> reader->shift)];
-    return reader->window.count >= enough ? entry : 0;
+// The entry that a reader's window shows, whether it has the bits or not.
+DEVICE u32 look(const Block* block, const Reader* reader) {
+    u32 index = reader->window.high >> (reader->table & 31);
+    return *(const u32*)at_number(block, reader->table + 4 * index - (32 - LOOK_BITS));
 }
 
 // The step of a code that is too long for the table; one that there is not ends the block, if it is
-// not the block's first. No count depends on another one, so that nothing waits.
+// not the block's first. Few counts depend on others, so that little waits.
 DEVICE u32 long_step(const Block* block, const Reader* reader, int* unknown) {
-    u32 index = reader->table; // 0 and AC_KIND, DC_LOOKS and DC_LOOKS + DC_KIND
-    int table = index < DC_LOOKS ? index ? 3 : 2 : index > DC_LOOKS;
+    u32 at = (reader->table - table_number(block, 2)) >> (DC_BITS + 2); // in tables of DC
+    int table = at < 2u << (LOOK_BITS - DC_BITS) ? 2 + (at > 0) : (int)(at & 1);
+    int shorter = table < 2 ? DC_BITS : LOOK_BITS, length = shorter + 1;
     u32 code = reader->window.high >> 16;
-    int length = DC_BITS + 1;
-    for (int i = DC_BITS + 1; i <= 16; i++) length += code >= block->above[table][i];
+    const u32* above = block->above[table];
+    for (int i = 1; i <= 16 - LOOK_BITS; i++) length += code >= above[shorter + i];
+    if (length == shorter + 17 - LOOK_BITS) // of DC there are some more
+        for (; length <= 16 && code >= above[length]; length++) {}
     if (length > 16) {
         *unknown = 1;
         return 63 << 5 | 16;
     }
     int value = block->values_at[table][length] + (int)(code >> (16 - length));
-    return step_of(table, length, block->values[table][value & 255]);
+    return block->steps[table][value & 255] + (u32)length;
 }
 
 // The step of all the symbols of an entry, or of its first if the block ends before the last.
 DEVICE u32 joined(const Reader* reader, u32 entry) {
-    u32 most = ~((u32)reader->coefficient << BEFORE_SHIFT); // 63 - coefficient are before the last
-    return entry > most ? entry : entry >> STEP_BITS;
+    u32 before = entry >> (BEFORE_SHIFT - 5); // times ONE, and less than that
+    return before + reader->done >= WHOLE ? entry : entry >> STEP_BITS;
 }
 
 // Get on by a step: all that comes next depends on it, so there are no branches. One of zero does
 // nothing.
-DEVICE void follow(Reader* reader, u32 step, int parts) {
-    int on = (int)(step >> 5 & 63);
-    u32 kinds = turned(reader->kinds, parts), dc = (kinds & DC_KIND) | DC_LOOKS;
-    u32 table = on ? reader->kinds & AC_KIND : reader->table;
-    u32 shift = on ? 32 - LOOK_BITS : reader->shift;
+DEVICE void follow(const Block* block, Reader* reader, u32 step) {
+    u32 on = step & 63 * ONE;
     move_on(&reader->window, step);
-    on += reader->coefficient;
-    int ended = on > 63;
-    reader->coefficient = ended ? 0 : on;
-    reader->table = ended ? dc : table;
-    reader->shift = ended ? 32 - DC_BITS : shift;
-    reader->kinds = ended ? kinds : reader->kinds;
-    reader->blocks += ended;
+    reader->done += on;
+    if (on) reader->table = reader->turn.ac;
+    if (reader->done >= WHOLE) {
+        reader->done = 0;
+        reader->table = reader->turn.dc;
+        reader->turn = turn_at(block, reader->turn.next);
+        reader->blocks++;
+    }
 }
 
 // A coefficient that is still to be stored.
@@ -182,18 +127,22 @@ typedef struct {
     int value, is;
 } Found;
 
-// What a step gives. `seen` has a bit above 63 once a place is there.
-DEVICE Found found(const Block* block, const Reader* reader, u32 step, int expected, int* seen) {
+// What a step gives. `seen` gets at least WHOLE once a place is there. Of DC it is the difference.
+DEVICE Found found(
+    const Block* block, const Work* work, const Reader* reader, u32 step, u32* seen
+) {
     int taken = (int)(step & 31), size = (int)(step >> 11 & 15);
-    int behind = reader->coefficient + (int)(step >> 5 & 63);
+    u32 behind = reader->done + (step & 63 * ONE);
     // The value's bits; a negative one has zero first, and its bits are those of its size inverted.
     u32 bits = reader->window.high << (taken - size);
-    int sign = ~((int)bits >> 31);
+    int sign = (int)bits >> 31; // -1 of a positive one
+    int most = (int)shifted(0, ~(bits ^ (u32)sign), (u32)size);
     Found found;
-    found.value = ((int)((bits ^ (u32)sign) >> (-size & 31)) ^ sign) - sign;
-    found.at = (u32)reader->blocks * 64 + block->natural[behind];
-    found.is = size && reader->blocks < expected;
-    *seen |= size ? behind - 1 : 0;
+    found.value = ~(most ^ sign) + sign + 1;
+    found.at = (u32)reader->blocks * 64 + block->natural[behind / ONE];
+    if (reader->done == 0) found.at = (u32)(work->room + reader->blocks);
+    found.is = size;
+    if (size) *seen |= behind - ONE;
     return found;
 }
 
@@ -202,7 +151,7 @@ DEVICE void write(i16* coefficients, Found found) {
 }
 
 // Read a share from a place on. With `store` the place is right, `blocks` says how many are before
-// it, and the coefficients are stored in the scan's order, of DC the differences. Returns where the
+// it, and the coefficients are stored in the scan's order, and DC's differences. Returns where the
 // share ends; `blocks` gets those that ended in it.
 DEVICE Place read_share(
     Block* block, const Work* work, Place place, u32 limit, int* blocks, int store
@@ -211,8 +160,8 @@ DEVICE Place read_share(
     const u32* starts = starts_of(block, work);
     i16* coefficients = work->coefficients;
     int parts = block->parts, expected = block->mcus * parts, segments = block->segments;
-    int wrong = 0, seen = 0;
-    u32 all_kinds = kinds_of(block), bit = place.bit;
+    int wrong = 0;
+    u32 bit = place.bit, seen = 0;
     // The interval that the place is in.
     int segment = 0, beyond = segments;
     while (beyond - segment > 1) {
@@ -223,27 +172,30 @@ DEVICE Place read_share(
     u32 end = starts[segment + 1] * 8;
     if (store && segment && bit == starts[segment] * 8) // the thread before stopped short of it
         wrong |= *blocks != segment * block->interval * parts || place.part || place.coefficient;
-    u32 kinds = kinds_at(all_kinds, place.part, parts);
-    Reader reader = reader_at(words, bit, kinds, place.coefficient, store ? *blocks : 0);
+    Reader reader = reader_at(block, words, bit, place.part, place.coefficient);
+    if (store) reader.blocks = *blocks;
     while (!wrong) {
         int unknown = 0;
-        u32 stop = end < limit ? end : limit;
-        while (bit_of(&reader.window) + SURE <= stop) {
+        // A look must not reach the share's end, nor the padding before the interval's: where a
+        // share ends must not depend on how many symbols a look had.
+        int stop = least((int)end - 8, (int)limit) - LOOK_BITS;
+        while ((int)bit_of(&reader.window) <= stop) {
             fill_up(&reader.window, words);
-            // Where the share ends must not depend on how many symbols a look had.
-            int enough = (int)(32 * reader.window.next + SURE - stop);
-            if (enough < MOST_TAKEN) enough = MOST_TAKEN;
+            int enough = (int)(32 * reader.window.next) - stop;
             // A coefficient is written a step later: by then it is known where.
             Found last = {0, 0, 0};
             UNROLLED for (int i = 0; i < (store ? STORE_STEPS : STEPS); i++) {
-                u32 entry = entry_of(block, &reader, enough);
+                // Values that are skipped need not be there.
+                u32 entry = look(block, &reader);
+                int needed = store ? (int)(entry & 31) : LOOK_BITS;
+                entry = reader.window.count >= (needed > enough ? needed : enough) ? entry : 0;
                 if (i == 0 && entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
                 else if (!store) entry = joined(&reader, entry);
                 if (store) {
                     write(coefficients, last);
-                    last = found(block, &reader, entry, expected, &seen);
+                    last = found(block, work, &reader, entry, &seen);
                 }
-                follow(&reader, entry, parts);
+                follow(block, &reader, entry);
             }
             write(coefficients, last);
         }
@@ -252,16 +204,17 @@ DEVICE Place read_share(
         bit = bit_of(&reader.window);
         if (bit >= limit) break;
         fill_up(&reader.window, words);
-        u32 bits = reader.window.high;
         if (end < bit + 8) {
             // The padding of an interval's last byte is ones, which begin no code so short.
             u32 left = end > bit ? end - bit : 0;
-            int whole = is_first(reader.kinds) && reader.coefficient == 0 &&
-                        bits >> 24 >> (8 - left) == (1u << left) - 1;
+            int whole = reader.turn.part == 0 && reader.done == 0 &&
+                        reader.window.high >> 24 >> (8 - left) == (1u << left) - 1;
             if (whole || !left) {
                 if (store) wrong |= !whole || bit > end;
                 segment++;
-                reader = reader_at(words, end, all_kinds, 0, reader.blocks);
+                int before = reader.blocks;
+                reader = reader_at(block, words, end, 0, 0);
+                reader.blocks = before;
                 bit = end;
                 if (segment >= segments) break;
                 end = starts[segment + 1] * 8;
@@ -269,24 +222,24 @@ DEVICE Place read_share(
                 continue;
             }
         }
-        u32 entry = entry_of(block, &reader, 0);
+        u32 entry = look(block, &reader);
         if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
         if (store) {
-            write(coefficients, found(block, &reader, entry, expected, &seen));
+            write(coefficients, found(block, work, &reader, entry, &seen));
             wrong |= unknown;
         }
-        follow(&reader, entry, parts);
+        follow(block, &reader, entry);
     }
     if (store) {
         // No symbol goes beyond its interval's end, and behind the last block there is none.
-        wrong |= bit > end || reader.blocks + (reader.coefficient > 0) > expected;
-        if (wrong || seen > 63) block->status = DAMAGED;
+        wrong |= bit > end || reader.blocks + (reader.done > 0) > expected;
+        if (wrong || seen >= WHOLE) block->status = DAMAGED;
     } else {
         *blocks = reader.blocks;
     }
     place.bit = bit;
-    place.part = part_of(reader.kinds, parts);
-    place.coefficient = reader.coefficient;
+    place.part = (int)reader.turn.part;
+    place.coefficient = (int)(reader.done / ONE);
     return place;
 }
 
@@ -295,26 +248,41 @@ DEVICE u32 limit_of(const Block* block, int thread) {
     return (u32)(limit < bits ? limit : bits);
 }
 
-// Each share is read from where it begins first, whatever that is the middle of. Returns whether
-// there is one.
-DEVICE int begin(Block* block, int thread) {
+// Each share is read from where it begins first, whatever that is the middle of.
+DEVICE void begin(Block* block, int thread) {
     block->begins[thread] = 0;
-    return thread < block->readers;
+    block->listed[thread] = (u16)thread;
+    if (thread == 0) block->listed_count[0] = block->readers;
 }
 
-DEVICE void read_on(Block* block, const Work* work, int thread) {
-    u32 start = block->share * (u32)thread, limit = limit_of(block, thread);
-    Place place = unpacked(block->begins[thread], start);
-    place = read_share(block, work, place, limit, &block->totals[thread].blocks, 0);
-    block->ends[thread] = packed(place, limit);
+DEVICE void read_on(Block* block, const Work* work, int reader) {
+    u32 start = block->share * (u32)reader, limit = limit_of(block, reader);
+    Place place = unpacked(block->begins[reader], start);
+    place = read_share(block, work, place, limit, &block->totals[reader].blocks, 0);
+    block->ends[reader] = packed(place, limit);
 }
 
-// Has the thread before ended elsewhere than this one began? Then it has to read again.
-DEVICE int is_moved(Block* block, int thread) {
-    if (thread == 0 || thread >= block->readers) return 0;
-    if (block->begins[thread] == block->ends[thread - 1]) return 0;
+// Read for one of those listed. They are few after two rounds, and the first warps read for all.
+DEVICE void read_listed(Block* block, const Work* work, int thread, int round) {
+    if (thread == 0) block->listed_count[~round & 1] = 0;
+    if (thread < block->listed_count[round & 1]) read_on(block, work, block->listed[thread]);
+}
+
+DEVICE int counted(int* count) {
+#ifdef __CUDACC__
+    return atomicAdd(count, 1);
+#else
+    return (*count)++;
+#endif
+}
+
+// Has the thread before ended elsewhere than this one began? Then this one has to read again, in
+// the round behind this one.
+DEVICE void list_moved(Block* block, int thread, int round) {
+    if (thread == 0 || thread >= block->readers) return;
+    if (block->begins[thread] == block->ends[thread - 1]) return;
     block->begins[thread] = block->ends[thread - 1];
-    return 1;
+    block->listed[counted(&block->listed_count[~round & 1])] = (u16)thread;
 }
 
 // Turn the blocks of shares into those before each one, in two levels: first within groups...

@@ -123,9 +123,10 @@ DEVICE u32 step_of(int table, int length, int symbol) {
 #define BEFORE_SHIFT 26
 #define LONG_CODE (63u << BEFORE_SHIFT)
 
-// Where the entries of a table begin, and the bits of a look into it.
+// Where the entries of a table begin, and the bits of a look into it. One is left out before those
+// of DC, whose looks shift by four bits more, so that `Turn` can have both in one number.
 DEVICE int looks_at(int table) {
-    return table < 2 ? (2 << LOOK_BITS) + (table << DC_BITS) : (table - 2) << LOOK_BITS;
+    return table < 2 ? (2 << LOOK_BITS) + 1 + (table << DC_BITS) : (table - 2) << LOOK_BITS;
 }
 
 DEVICE int look_bits(int table) { return table < 2 ? DC_BITS : LOOK_BITS; }
@@ -146,29 +147,55 @@ DEVICE void measure_codes(Block* block, const Work* work, int thread) {
     }
 }
 
-// The symbols, entries of one step, and the quantisers in the coefficients' order.
-DEVICE void fill_tables(Block* block, const Work* work, int thread) {
+// What readers know a table by.
+DEVICE u32 table_number(const Block* block, int table) {
+    return number_of(block, block->looks + looks_at(table)) + 32 - LOOK_BITS;
+}
+
+// One block of the MCU a thread.
+DEVICE void lay_turns(Block* block, int part) {
+    if (part >= block->parts) return;
+    int luma = block->across * block->down, behind = part + 1 < block->parts ? part + 1 : 0;
+    int component = part < luma ? 0 : part - luma + 1;
+    int following = behind < luma ? 0 : behind - luma + 1;
+    Turn turn = {table_number(block, block->ac_of[component]),
+                 table_number(block, block->dc_of[following]),
+                 number_of(block, block->turns + behind), (u32)part};
+    block->turns[part] = turn;
+}
+
+// The steps of all symbols, to which the lengths of their codes are added.
+DEVICE void note_steps(Block* block, const Work* work, int thread) {
     for (int table = 0; table < 4; table++) {
         if (!block->tables[table]) continue;
         const u8* values = work->raw + block->tables[table] + 16;
-        int left = work->length - (block->tables[table] + 16), width = look_bits(table);
+        int left = work->length - (block->tables[table] + 16);
+        for (int i = thread; i < 256; i += THREADS)
+            block->steps[table][i] = (u16)step_of(table, 0, i < left ? values[i] : 0);
+    }
+}
+
+// Entries of one step, and the quantisers in the coefficients' order.
+DEVICE void fill_tables(Block* block, const Work* work, int thread) {
+    for (int table = 0; table < 4; table++) {
+        if (!block->tables[table]) continue;
+        int width = look_bits(table);
         u32* looks = block->looks + looks_at(table);
         u32 above[LOOK_BITS + 1];
         for (int i = 1; i <= LOOK_BITS; i++)
             above[i] = i <= width ? block->above[table][i] : 1u << 16;
-        for (int i = thread; i < 256; i += THREADS)
-            block->values[table][i] = i < left ? values[i] : 0;
         for (u32 i = (u32)thread; i < 1u << width; i += THREADS) {
             u32 bits = i << (16 - width), found = LONG_CODE;
             int length = 1;
             for (int j = 1; j <= LOOK_BITS; j++) length += bits >= above[j];
             if (length <= width) {
                 int index = block->values_at[table][length] + (int)(bits >> (16 - length));
-                found = step_of(table, length, index < left ? values[index & 255] : 0);
+                found = block->steps[table][index & 255] + (u32)length;
             }
             looks[i] = found;
         }
     }
+    lay_turns(block, thread);
     for (int i = thread; i < 128; i += THREADS) block->natural[i] = NATURAL[(i + 63) & 63];
     for (int i = thread; i < block->components * 64; i += THREADS) {
         const u8* values = work->raw + block->quantisers[block->quantiser_of[i / 64]];

@@ -41,7 +41,7 @@ typedef unsigned long long u64;
 #define GROUPS 16      // of threads, whose results are summed up in turn
 #define SHARE_BITS 512 // shares are no shorter: a reader needs some room to fall into step
 #define LOOK_BITS 11   // of AC: symbols that take so many together are found in one look
-#define DC_BITS 9      // codes of DC so short are
+#define DC_BITS 7      // codes of DC so short are; four less, for `Turn`
 #define PADDING 32     // bytes behind the scan, for readers that look ahead
 
 // The columns of the table that describes images, one row each (`jpeg.describe`): addresses of the
@@ -74,6 +74,16 @@ typedef struct {
     int part, coefficient;
 } Place;
 
+// A block of the MCU, and how to get on from it. Tables are known by a number that is also what a
+// look shifts by, in its lowest five bits (`table_number`).
+typedef struct {
+    u32 ac, dc; // tables of AC in this block, and of DC in the one behind it
+    u32 next;   // where the one behind it is
+    u32 part;   // which one this is
+} __attribute__((aligned(16))) Turn;
+
+#define TURNS 6 // blocks of an MCU, at most
+
 // What is in a share: blocks that end there; of its blocks, the sums of DC's differences since the
 // last restart, and whether there was one.
 typedef struct {
@@ -82,12 +92,16 @@ typedef struct {
 } Totals;
 
 typedef struct {
-    u32 looks[2 * (1 << LOOK_BITS) + 2 * (1 << DC_BITS)]; // tables: AC 0, 1, DC 0, 1
+    u32 looks[2 * (1 << LOOK_BITS) + 1 + 2 * (1 << DC_BITS)]; // tables: AC 0, 1, DC 0, 1
+    Turn turns[TURNS];
+    // Tables as the file counts them, DC 0, 1, AC 0, 1:
     u32 above[4][17];            // first code longer than so many bits, left-aligned to 16 bits
     int values_at[4][17];        // a code of that length, added to this, is the index of its symbol
-    u8 values[4][256];           // tables: DC 0, 1, AC 0, 1, as the file counts them
+    u16 steps[4][256];           // of symbols without their codes
     u8 natural[128];             // NATURAL from 1 on, which threads read at different places
     u16 begins[THREADS], ends[THREADS]; // packed places
+    u16 listed[THREADS];                // readers that have to read
+    int listed_count[2];                // how many, in rounds that are even and odd
     union {
         struct { int kept[THREADS], restarts[THREADS]; }; // before a thread's chunk: bytes, markers
         Totals totals[THREADS];
@@ -111,7 +125,8 @@ typedef struct {
     int length;
     u8* bits;      // the scan without stuffing and markers
     i16* coefficients;
-    u16* quantisers; // 3 x 64, in the coefficients' order
+    i16* differences; // of DC, one a block of the scan, close together
+    u16* quantisers;  // 3 x 64, in the coefficients' order
     int room;      // bytes that `bits` and `starts` may take
 } Work;
 
@@ -125,20 +140,72 @@ DEVICE Place unpacked(u32 value, u32 near) {
     return place;
 }
 
+// Where a part of the block is, as a number that fits a register: on a device in shared memory.
+DEVICE u32 number_of(const Block* block, const void* at) {
+#ifdef __CUDACC__
+    (void)block;
+    return (u32)__cvta_generic_to_shared(at);
+#else
+    return (u32)((const u8*)at - (const u8*)block);
+#endif
+}
+
+DEVICE const void* at_number(const Block* block, u32 number) {
+#ifdef __CUDACC__
+    (void)block;
+    return __cvta_shared_to_generic(number);
+#else
+    return (const u8*)block + number;
+#endif
+}
+
+// All of it in one load.
+DEVICE Turn turn_at(const Block* block, u32 number) {
+#ifdef __CUDACC__
+    const uint4 all = *(const uint4*)at_number(block, number);
+    Turn turn = {all.x, all.y, all.z, all.w};
+    return turn;
+#else
+    return *(const Turn*)at_number(block, number);
+#endif
+}
+
 DEVICE int least(int a, int b) { return a < b ? a : b; }
 
 DEVICE int rounded_up(int value, int step) { return (value + step - 1) / step * step; }
+
+// The upper word of two, shifted by the lowest five bits of `by`.
+DEVICE u32 shifted(u32 high, u32 low, u32 by) {
+#ifdef __CUDACC__
+    return __funnelshift_l(low, high, by);
+#else
+    return (u32)(((u64)high << 32 | low) << (by & 31) >> 32);
+#endif
+}
+
+// An address of the device's memory: told so, the compiler has cheaper ways to get there.
+DEVICE void* address_of(i64 number) {
+#ifdef __CUDACC__
+    return __cvta_global_to_generic((size_t)number);
+#else
+    return (void*)number;
+#endif
+}
+
+// Room for differences of DC, in samples of planes. A block that is one too many has some, too.
+DEVICE int differences_of(int room) { return rounded_up(room / 64 + 1, 8); }
 
 DEVICE Work work_of(const i64* image) {
     Work work;
     int down = (int)image[DOWN] - 1, rows = ((int)image[HEIGHT] + (8 << down) - 1) & -(8 << down);
     int luma = rows * (int)image[LUMA_PITCH];
     int chroma = (rows >> down) * (int)image[CHROMA_PITCH];
-    work.raw = (const u8*)image[FILE_AT];
+    work.raw = (const u8*)address_of(image[FILE_AT]);
     work.length = (int)image[FILE_BYTES];
-    work.bits = (u8*)image[LUMA]; // the planes are written when it has been read
+    work.bits = (u8*)address_of(image[LUMA]); // the planes are written when it has been read
     work.room = luma + 2 * chroma;
-    work.coefficients = (i16*)image[WORK];
-    work.quantisers = (u16*)((u8*)image[WORK] + 2 * (i64)work.room);
+    work.coefficients = (i16*)address_of(image[WORK]);
+    work.differences = work.coefficients + work.room;
+    work.quantisers = (u16*)(work.differences + differences_of(work.room));
     return work;
 }
