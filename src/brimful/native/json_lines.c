@@ -28,11 +28,11 @@ static char *put_digits(char *out, uint64_t value, int at_least) {
 }
 
 /* A positive float32, and the decimals that read back to it: those between the middles to both of
-   its neighbours. All times four, so that the middles are whole, and times 2^shift. */
+   its neighbours. All times four, so that the middles are whole, and times 2^shift. (A middle has
+   one binary digit more than the number, so as a decimal it is never the shorter one.) */
 struct interval {
     uint64_t below, exact, above;
     int shift;
-    int closed; /* a middle itself is read as the even neighbour */
 };
 
 /* Return whether so many decimals are enough, and the closest of them as a whole number. */
@@ -44,8 +44,8 @@ static int fits(const struct interval *v, int decimals, uint64_t *digits) {
     uint64_t floor = (uint64_t)(exact >> v->shift);
     unsigned __int128 down = (unsigned __int128)floor << v->shift;
     unsigned __int128 up = down + ((unsigned __int128)1 << v->shift);
-    int takes_down = v->closed ? down >= low : down > low;
-    int takes_up = v->closed ? up <= high : up < high;
+    int takes_down = down > low;
+    int takes_up = up < high;
     if (takes_down && takes_up) {
         unsigned __int128 to_down = exact - down, to_up = up - exact;
         takes_up = to_up < to_down || (to_up == to_down && (floor & 1));
@@ -72,7 +72,7 @@ static char *put_float(char *out, float number) {
     uint32_t mantissa = (bits & 0x7fffff) | 0x800000;
     uint64_t exact = (uint64_t)mantissa * 4;
     struct interval value = {exact - (mantissa == 0x800000 ? 1 : 2), exact, exact + 2,
-                             150 - (int)(bits >> 23) + 2, !(mantissa & 1)};
+                             150 - (int)(bits >> 23) + 2};
     /* Where some decimals are enough, more are: from a guess of seven digits, up or down. */
     float size = number < 0 ? -number : number;
     int decimals = size < 1 ? 7 : size < 10 ? 6 : size < 100 ? 5 : size < 1000 ? 4 : 3;
