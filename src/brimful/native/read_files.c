@@ -3,18 +3,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Open files. A size of -1 stands for whatever is no ordinary, readable file of 1 to `largest`
-   bytes: its descriptor is -1. */
-void brimful_open(const char *const *paths, int64_t count, int64_t largest, int32_t *descriptors,
+/* Open files, whose names follow each other, each with its zero byte. A size of -1 stands for
+   whatever is no ordinary, readable file of 1 to `largest` bytes: its descriptor is -1. */
+void brimful_open(const char *name, int64_t count, int64_t largest, int32_t *descriptors,
                   int64_t *sizes) {
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < count; i++, name += strlen(name) + 1) {
         struct stat status;
         sizes[i] = -1;
         /* Without O_NONBLOCK, opening a named pipe would wait for a writer for ever. */
-        descriptors[i] = open(paths[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        descriptors[i] = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
         if (descriptors[i] < 0)
             continue;
         if (fstat(descriptors[i], &status) == 0 && S_ISREG(status.st_mode) &&
@@ -29,11 +30,26 @@ void brimful_open(const char *const *paths, int64_t count, int64_t largest, int3
     }
 }
 
+/* Which of some starts a file begins with, if it ends as a JPEG does; -1 for none. */
+static int32_t start_of(const char *file, int64_t size, const char *starts,
+                        const int64_t *start_ends, int64_t known) {
+    if (size < 2 || memcmp(file + size - 2, "\xff\xd9", 2))
+        return -1;
+    for (int64_t i = 0, begin = 0; i < known; begin = start_ends[i++]) {
+        int64_t length = start_ends[i] - begin;
+        if (length <= size && !memcmp(file, starts + begin, (size_t)length))
+            return (int32_t)i;
+    }
+    return -1;
+}
+
 /* Read what was opened to `places` and close it; NULL only closes. A size becomes -1 where not all
-   came. */
-void brimful_read(int64_t count, int32_t *descriptors, int64_t *sizes, char *const *places) {
+   came. `found` gets which of the `known` starts, one behind the other, a file begins with. */
+void brimful_read(int64_t count, int32_t *descriptors, int64_t *sizes, char *const *places,
+                  const char *starts, const int64_t *start_ends, int64_t known, int32_t *found) {
     for (int64_t i = 0; i < count; i++) {
         int64_t got = 0;
+        found[i] = -1;
         if (descriptors[i] < 0)
             continue;
         while (places[i] && got < sizes[i]) {
@@ -46,6 +62,8 @@ void brimful_read(int64_t count, int32_t *descriptors, int64_t *sizes, char *con
         }
         if (got < sizes[i])
             sizes[i] = -1;
+        else
+            found[i] = start_of(places[i], got, starts, start_ends, known);
         close(descriptors[i]);
         descriptors[i] = -1;
     }
