@@ -42,7 +42,7 @@ def test_each_file_has_its_own_bytes(reader: FileReader, tmp_path: Path) -> None
         paths.append(path if i % 2 else str(path))
     before = descriptors()
     found = reader.read(paths, memory_for)
-    assert [bytes(file.data) for file in found if file is not None] == contents
+    assert [bytes(file[0]) for file in found if file is not None] == contents
     assert descriptors() == before
 
 
@@ -66,7 +66,7 @@ def test_a_name_that_is_no_text_is_a_name(reader: FileReader, tmp_path: Path) ->
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.jpg")
     Path(path).write_bytes(b"pixels")
     (file,) = reader.read([path], memory_for)
-    assert file is not None and file.data == b"pixels"
+    assert file is not None and file[0] == b"pixels"
 
 
 def test_without_memory_a_file_is_left_to_others(reader: FileReader, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_without_memory_a_file_is_left_to_others(reader: FileReader, tmp_path: P
         path.write_bytes(b"12345" if path.name == "a" else b"123456")
     before = descriptors()
     found = reader.read(paths, lambda size: memory_for(size) if size == 6 else None)
-    assert found[0] is None and found[1] is not None and found[1].data == b"123456"
+    assert found[0] is None and found[1] is not None and found[1][0] == b"123456"
     assert descriptors() == before
 
 
@@ -93,9 +93,9 @@ def test_files_share_memory_up_to_a_bound(reader: FileReader, tmp_path: Path) ->
 
     files = reader.read([*paths[:2], tmp_path / "none", *paths[2:]], noted)
     assert files.pop(2) is None
-    assert [bytes(file.data) for file in files if file is not None] == contents
+    assert [bytes(file[0]) for file in files if file is not None] == contents
     for file in files:
-        assert file is not None and ctypes.string_at(file.address, 1) == bytes(file.data[:1])
+        assert file is not None and ctypes.string_at(file[1], 1) == bytes(file[0][:1])
     together = 5 + (ALIGNMENT - 5) + (TOGETHER - 2 * ALIGNMENT) + 60
     assert asked == [3 * ALIGNMENT + 64, TOGETHER, together, 70]
 
@@ -110,7 +110,7 @@ def test_known_starts_are_told(reader: FileReader, tmp_path: Path) -> None:
     def told(*starts: bytes) -> list[int]:
         files = reader.read(paths, memory_for, Starts(starts))
         assert all(file is not None for file in files)
-        return [file.start for file in files if file is not None]
+        return [file[2] for file in files if file is not None]
 
     assert told() == [-1] * 7
     assert told(b"abcd", b"ab", b"abcd..") == [0, -1, 1, 1, -1, -1, -1]

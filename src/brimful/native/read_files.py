@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,18 +31,9 @@ _log = logging.getLogger("brimful")
 _address, _byte = ctypes.addressof, ctypes.c_char.from_buffer
 
 
-class ReadFile(NamedTuple):
-    """A file that was read.
-
-    Attributes:
-        data: All of it.
-        address: Where that is.
-        start: Which of the known starts it begins with, if it ends as a JPEG does; -1 for none.
-    """
-
-    data: memoryview
-    address: int
-    start: int
+ReadFile = tuple[memoryview, int, int]
+"""A file that was read: all of it, the address of that, and which of the known starts it begins
+with, if it ends as a JPEG does; -1 for none."""
 
 
 class Starts:
@@ -56,8 +46,9 @@ class Starts:
     def __init__(self, texts: Sequence[bytes] = ()) -> None:
         """Lay them out."""
         self.texts = tuple(texts)
-        self.joined = b"".join(texts)
         self.ends = np.array(list(accumulate(map(len, texts))), np.int64)
+        joined = b"".join(texts)
+        self.arguments = joined, self.ends.ctypes.data, len(texts)  # for C, while this is alive
 
 
 NO_STARTS = Starts()
@@ -85,6 +76,9 @@ class FileReader:
         library = load_library("read_files")
         self._open, self._read = library.brimful_open, library.brimful_read
         self._open.restype = self._read.restype = None
+        number, address, text = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
+        self._open.argtypes = text, number, number, address
+        self._read.argtypes = number, address, text, address, number
 
     def read(
         self,
@@ -106,25 +100,20 @@ class FileReader:
             memory, or was cut while it was read.
         """
         count = len(paths)
-        descriptors, sizes = np.empty(count, np.int32), np.empty(count, np.int64)
-        found, places = np.empty(count, np.int32), np.zeros(count, np.int64)
-        opened = descriptors.ctypes.data, sizes.ctypes.data
-        number = ctypes.c_int64(count)
-        self._open(_names(paths), number, ctypes.c_int64(LARGEST), *map(ctypes.c_void_p, opened))
+        table = np.zeros((4, count), np.int64)
+        address = table.ctypes.data
+        self._open(_names(paths), count, LARGEST, address)
         views: list[memoryview | None] = [None] * count
         try:
-            views, addresses = _memory(sizes.tolist(), memory_for)
-            places[:] = addresses
+            views, places = _memory(table[1].tolist(), memory_for)
+            table[2] = places
         finally:  # they are open
-            self._read(
-                *(number, *map(ctypes.c_void_p, (*opened, places.ctypes.data)), starts.joined),
-                *(ctypes.c_void_p(starts.ends.ctypes.data), ctypes.c_int64(len(starts.texts))),
-                ctypes.c_void_p(found.ctypes.data),
-            )
-        each = zip(views, addresses, found.tolist(), sizes.tolist(), strict=True)
+            self._read(count, address, *starts.arguments)
         return [
-            None if view is None or size < 0 else ReadFile(view, address, start)
-            for view, address, start, size in each
+            None if view is None or size < 0 else (view, place, start)
+            for size, view, place, start in zip(
+                table[1].tolist(), views, places, table[3].tolist(), strict=True
+            )
         ]
 
 
