@@ -205,12 +205,12 @@ def test_no_more_than_two_bring_images_to_the_device() -> None:
         waiting, most, lock = [0], [0], threading.Lock()
         take = intake.take
 
-        def counted(limit):
+        def counted(limit, sharers):
             with lock:
                 waiting[0] += 1
                 most[0] = max(most[0], waiting[0])
             try:
-                return take(limit)
+                return take(limit, sharers)
             finally:
                 with lock:
                     waiting[0] -= 1
@@ -218,6 +218,29 @@ def test_no_more_than_two_bring_images_to_the_device() -> None:
         intake.take = counted
         list(engine.predict([jpeg(i % 256) for i in range(400)]))
         assert most[0] == 2
+
+
+def test_who_only_reads_shares_with_those_that_do_so_too(tmp_path: Path) -> None:
+    """Eight workers, two turns: a chunk is a half of what waits, and an eighth for who decodes."""
+    with reading_engine(workers=8) as engine:
+        intake = engine._pipeline._intake
+        shared: list[tuple[str, int]] = []
+        take = intake.take
+
+        def noted(limit, sharers):
+            taken = take(limit, sharers)
+            if taken is not None:
+                shared.append((threading.current_thread().name, sharers))
+            return taken
+
+        intake.take = noted
+        list(engine.predict([jpeg(i % 256) for i in range(200)]))
+        later = shared[4:]  # two were waiting before, and each has begun with a turn
+        assert later and {sharers for _, sharers in later} == {2}
+        list(engine.predict([name for name in folder_of(tmp_path, 200) if name.endswith("png")]))
+        shared.clear()
+        list(engine.predict([name for name in folder_of(tmp_path, 200) if name.endswith("png")]))
+        assert {sharers for _, sharers in shared} == {8}
 
 
 def test_runtimes_that_do_not_decode_have_a_turn_for_every_worker() -> None:
