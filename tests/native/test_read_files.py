@@ -115,7 +115,16 @@ def test_known_starts_are_told(reader: FileReader, tmp_path: Path) -> None:
     assert told() == [-1] * 7
     assert told(b"abcd", b"ab", b"abcd..") == [0, -1, 1, 1, -1, -1, -1]
     assert told(b"ab", b"abcd") == [0, -1, 0, 0, -1, -1, -1]
-    assert told(b"abX", b"abcd", b"abcd...." + end + b"long") == [1, -1, 0, -1, -1, -1, -1]
+    long = [content + b"?" for content in contents]  # as the memory behind a file is filled
+    assert told(b"abX", b"abcd", *long) == [1, -1, 0, -1, -1, -1, -1]
+
+
+def test_nothing_before_a_file_is_looked_at(reader: FileReader, tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    paths[0].write_bytes(b"." * (ALIGNMENT - 1) + b"\xff")
+    paths[1].write_bytes(b"\xd9")
+    files = reader.read(paths, memory_for, Starts([b"\xd9"]))
+    assert [file[2] for file in files if file is not None] == [-1, -1]
 
 
 def test_files_are_closed_when_memory_fails(reader: FileReader, tmp_path: Path) -> None:
