@@ -76,7 +76,7 @@ def main() -> None:
     print(f"written: {write_json('engine_interpreter', results).name}")
 
 
-def write_pictures(folder: Path, one_size: bool) -> list[Path]:
+def write_pictures(folder: Path, one_size: bool, quality: int = 95) -> list[Path]:
     """Draw pictures of the demo's factory line in the sizes of common photographs."""
     import cv2
 
@@ -88,7 +88,7 @@ def write_pictures(folder: Path, one_size: bool) -> list[Path]:
         size = SIZES[0] if one_size else SIZES[i % len(SIZES)]
         picture, _ = FactoryLine(i, size).image(0)
         path = folder / f"{i}.jpg"
-        flags = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_OPTIMIZE, i % 2]
+        flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, i % 2]
         assert cv2.imwrite(str(path), picture, flags)
         paths.append(path)
     return paths

@@ -191,11 +191,11 @@ def test_a_job_does_not_delay_a_client_by_more_than_a_chunk():
 # The parts ---------------------------------------------------------------------------------------
 
 
-def intake(capacity: int, sharers: int = 1) -> tuple[Intake, InFlight, threading.Lock]:
+def intake(capacity: int) -> tuple[Intake, InFlight, threading.Lock]:
     lock = threading.Lock()
     inflight = InFlight(lock)
     now = lambda: 100.0  # noqa: E731 - a clock
-    return Intake(Admission(capacity), inflight, lock, sharers=sharers, clock=now), inflight, lock
+    return Intake(Admission(capacity), inflight, lock, clock=now), inflight, lock
 
 
 def numbers(taken) -> list[int]:
@@ -203,17 +203,17 @@ def numbers(taken) -> list[int]:
 
 
 def test_workers_share_what_waits():
-    line, inflight, _ = intake(100, sharers=4)
+    line, inflight, _ = intake(100)
     assert line.admit(works(10), wait=False) == 10
     assert len(inflight) == 10
     sizes = []
     while sum(sizes) < 10:
-        taken, expired = line.take(32)
+        taken, expired = line.take(32, 4)
         assert not expired
         sizes.append(len(taken))
     assert sizes == [3, 2, 2, 1, 1, 1]
     line.admit(works(100), wait=False)
-    assert len(line.take(8)[0]) == 8, "and no more than they can take"
+    assert len(line.take(8, 4)[0]) == 8, "and no more than they can take"
 
 
 def test_a_chunk_that_does_not_fit_waits_for_the_rest_of_its_room():

@@ -76,6 +76,69 @@ def test_files_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     assert errors[3:] == [None] * 3
 
 
+def test_what_begins_as_others_did_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from brimful.engine import preprocess
+
+    names = []
+    for i in range(120):  # two starts, by their sizes; some files lack their end
+        data = jpeg(i, height=24 + 8 * (i % 2))
+        path = tmp_path / f"{i:03}.jpg"
+        path.write_bytes(data[:-2] if i % 10 == 9 else data)
+        names.append(str(path))
+    checked: list[int] = []
+    real = preprocess.check_encoded
+
+    def noted(data, limits):
+        checked.append(len(data))
+        return real(data, limits)
+
+    monkeypatch.setattr(preprocess, "check_encoded", noted)
+    with reading_engine(workers=1) as engine:
+        results = list(engine.predict(names))
+        _, headers = engine._preprocess._known.table
+    truncated = [found.error is not None for found in results]
+    assert truncated == [i % 10 == 9 for i in range(120)]
+    good = [(found, i) for i, found in enumerate(results) if found.error is None]
+    assert all(level_of(found) == i for found, i in good)
+    assert [(found.height, found.width) for found, _ in good] == [
+        (24 + 8 * (i % 2), 32) for _, i in good
+    ]
+    assert sorted(header.size for header in headers) == [(24, 32), (32, 32)]
+    assert 12 + 2 <= len(checked) < 60
+
+
+def test_starts_that_never_come_again_are_not_learnt() -> None:
+    from brimful.engine.known_starts import MOST, KnownStarts
+    from brimful.vision.decode import check_encoded
+
+    known = KnownStarts()
+    different = [check_encoded(jpeg(1, height=8 + i, width=8)) for i in range(3 * MOST)]
+    for image in different:
+        known.observe(image)
+    assert known.table[1] == ()
+    for image in different:
+        known.observe(image)
+        known.observe(image)
+        assert 1 <= len(known.table[1]) <= MOST
+        starts, headers = known.table
+        assert headers[-1] is image.header
+        assert starts.texts[-1] == bytes(image.data)[: image.header.scan + 4]  # all that was read
+        assert len(starts.texts) == len(headers) == len(starts.ends)
+
+
+def test_files_above_a_small_limit_are_refused_each_time(tmp_path: Path) -> None:
+    names = [str(tmp_path / f"{i:03}.jpg") for i in range(90)]
+    for i, name in enumerate(names):  # the last ones are long, and begin as the others do
+        Path(name).write_bytes(jpeg(5) + (bytes(1000) + b"\xff\xd9" if i >= 80 else b""))
+    limits = DecodeLimits(max_bytes=len(jpeg(5)))
+    with reading_engine(workers=1, limits=limits) as engine:
+        results = list(engine.predict(names))
+    assert [found.error is None for found in results] == [True] * 80 + [False] * 10
+    assert "max_bytes" in results[-1].error
+
+
 def test_limits_hold_for_what_is_read_together(tmp_path: Path) -> None:
     (tmp_path / "large.jpg").write_bytes(jpeg(5, height=48, width=64))
     (tmp_path / "small.jpg").write_bytes(jpeg(5))
@@ -143,12 +206,12 @@ def test_no_more_than_two_bring_images_to_the_device() -> None:
         waiting, most, lock = [0], [0], threading.Lock()
         take = intake.take
 
-        def counted(limit):
+        def counted(limit, sharers):
             with lock:
                 waiting[0] += 1
                 most[0] = max(most[0], waiting[0])
             try:
-                return take(limit)
+                return take(limit, sharers)
             finally:
                 with lock:
                     waiting[0] -= 1
@@ -156,6 +219,29 @@ def test_no_more_than_two_bring_images_to_the_device() -> None:
         intake.take = counted
         list(engine.predict([jpeg(i % 256) for i in range(400)]))
         assert most[0] == 2
+
+
+def test_who_only_reads_shares_with_those_that_do_so_too(tmp_path: Path) -> None:
+    """Eight workers, two turns: a chunk is a half of what waits, and an eighth for who decodes."""
+    with reading_engine(workers=8) as engine:
+        intake = engine._pipeline._intake
+        shared: list[tuple[str, int]] = []
+        take = intake.take
+
+        def noted(limit, sharers):
+            taken = take(limit, sharers)
+            if taken is not None:
+                shared.append((threading.current_thread().name, sharers))
+            return taken
+
+        intake.take = noted
+        list(engine.predict([jpeg(i % 256) for i in range(200)]))
+        later = shared[4:]  # two were waiting before, and each has begun with a turn
+        assert later and {sharers for _, sharers in later} == {2}
+        list(engine.predict([name for name in folder_of(tmp_path, 200) if name.endswith("png")]))
+        shared.clear()
+        list(engine.predict([name for name in folder_of(tmp_path, 200) if name.endswith("png")]))
+        assert {sharers for _, sharers in shared} == {8}
 
 
 def test_runtimes_that_do_not_decode_have_a_turn_for_every_worker() -> None:

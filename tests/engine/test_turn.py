@@ -15,8 +15,8 @@ def test_how_many_there_are(workers: int, expected: int) -> None:
 def test_a_turn_is_kept_until_it_is_given() -> None:
     there_are = threading.Semaphore(1)
     mine, other = Turn(there_are), Turn(there_are)
-    mine.take()
-    mine.take()  # not a second one, for which it would wait for ever
+    assert not mine.take()
+    assert mine.take()  # not a second one, for which it would wait for ever
     got = threading.Event()
     thread = threading.Thread(target=lambda: (other.take(), got.set()), daemon=True)
     thread.start()

@@ -36,7 +36,7 @@ from brimful.cluster.start_engine import StartEngine
 from brimful.detections import Detections
 from brimful.engine.engine import Engine
 from brimful.engine.interpreter import prepare_interpreter
-from brimful.formats.json_record import encode_jsonl
+from brimful.native.json_lines import open_encoder
 from brimful.sources.image import SourceImage
 
 _LEAVE_S = 2.0
@@ -175,7 +175,7 @@ class _Chunks:
 def encode(results: Sequence[Detections], *, encoded: bool) -> bytes:
     """Return the body of Results: JSON lines, or the pickled list."""
     if encoded:
-        return encode_jsonl(results)
+        return open_encoder()(results)
     return pickle.dumps(list(results), pickle.HIGHEST_PROTOCOL)
 
 

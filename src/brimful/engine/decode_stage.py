@@ -63,15 +63,19 @@ class DecodeStage:
         self._chunk = chunk
         self._on_written = on_written
         self._on_death = on_death
-        self._turns = threading.Semaphore(turns(workers) if preprocess.reads else workers)
+        self._workers = workers
+        self._readers = min(workers, turns(workers)) if preprocess.reads else workers
+        self._turns = threading.Semaphore(self._readers)
 
     def loop(self) -> None:
         """Work until the intake is closed."""
         turn = Turn(self._turns)
         try:
             while True:
-                turn.take()
-                taken = self._intake.take(self._chunk)
+                # Who kept the turn only reads, and shares what waits with those that do so too;
+                # who gave it away decodes, and leaves some to every other worker.
+                sharers = self._readers if turn.take() else self._workers
+                taken = self._intake.take(self._chunk, sharers)
                 if taken is None:
                     return
                 works, expired = taken

@@ -21,7 +21,6 @@ class Intake:
         inflight: InFlight,
         lock: threading.Lock,
         *,
-        sharers: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start open.
@@ -30,7 +29,6 @@ class Intake:
             admission: The line.
             inflight: Has every image from its admission on.
             lock: The pipeline's.
-            sharers: Workers that share what waits.
             clock: Seconds, monotonic.
         """
         self._admission = admission
@@ -38,7 +36,6 @@ class Intake:
         self._lock = lock
         self._admitted = threading.Condition(lock)
         self._room = threading.Condition(lock)
-        self._sharers = sharers
         self._clock = clock
         self._error: BrimfulError | None = None
 
@@ -72,12 +69,13 @@ class Intake:
                     return admitted
                 self._room.wait()
 
-    def take(self, limit: int) -> tuple[list[Work], list[Work]] | None:
+    def take(self, limit: int, sharers: int = 1) -> tuple[list[Work], list[Work]] | None:
         """Wait for images.
 
         Args:
-            limit: Images at most. While fewer wait than all workers could take, each takes its
-                share.
+            limit: Images at most.
+            sharers: Workers that share what waits: while it is less than all of them could take,
+                each takes its share.
 
         Returns:
             Images to run and images that have expired, at least one; None when closed.
@@ -88,7 +86,7 @@ class Intake:
                     return None
                 waiting = len(self._admission)
                 if waiting:
-                    share = -(-waiting // self._sharers)
+                    share = -(-waiting // sharers)
                     taken, expired = self._admission.take_some(self._clock(), min(limit, share))
                     self._room.notify(len(taken) + len(expired))
                     return taken, expired

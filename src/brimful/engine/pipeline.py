@@ -81,9 +81,7 @@ class Pipeline:
         self._timer = threading.Condition(self._lock)
         self._inflight = InFlight(self._lock)
         self._admission: Admission[Work] = Admission(config.queue)
-        self._intake = Intake(
-            self._admission, self._inflight, self._lock, sharers=workers, clock=clock
-        )
+        self._intake = Intake(self._admission, self._inflight, self._lock, clock=clock)
         self._batcher: Batcher[Work] = Batcher(
             BatchPolicy(
                 max_batch=runtime.max_batch,

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brimful.engine.known_starts import KnownStarts
 from brimful.errors import ImageError
-from brimful.native.read_files import FileReader
+from brimful.native.read_files import LARGEST, FileReader
 from brimful.runtimes.runtime import Slot
 from brimful.sources.image import Pixels, SourceImage
 from brimful.spec import ModelSpec, Size
@@ -37,6 +38,8 @@ SIZES_KEPT = 4096
 
 _PATH = (str, Path)
 _TO_READ = (str, bytes, Path)  # a union would be built anew for every image
+_FRAMES = (Picture, Surface)
+_PUT = (Encoded, Picture, Surface)
 
 
 class HostPreprocess:
@@ -70,16 +73,21 @@ class HostPreprocess:
         self._takes_picture = takes_picture
         self._memory_for = memory_for
         self._reader = reader
+        self._known = KnownStarts()
         self._placed: dict[Size, Geometry] = {}
+        self._last_placed: tuple[Header | None, Geometry | None] = None, None
 
     @property
     def reads(self) -> bool:
         """Whether `read` reads anything."""
         return self._reader is not None
 
-    def read(self, images: Sequence[SourceImage]) -> Sequence[memoryview | None]:
-        """Read what are ordinary files, together; None for what `decode` has to read itself."""
-        read: list[memoryview | None] = [None] * len(images)
+    def read(self, images: Sequence[SourceImage]) -> Sequence[Encoded | memoryview | None]:
+        """Read what are ordinary files, together; None for what `decode` has to read itself.
+
+        Of a JPEG that begins as others did and has its end nothing is left to check.
+        """
+        read: list[Encoded | memoryview | None] = [None] * len(images)
         if self._reader is None or self._memory_for is None:
             return read
         files: list[int] = []
@@ -88,14 +96,18 @@ class HostPreprocess:
             if isinstance(image.payload, _PATH):
                 files.append(i)
                 paths.append(image.payload)
-        for i, data in zip(files, self._reader.read(paths, self._memory_for), strict=True):
-            read[i] = data
+        starts, headers = self._known.table
+        found = self._reader.read(paths, self._memory_for, starts)
+        for i, file in zip(files, found, strict=True):
+            if file is not None:
+                data, address, start = file
+                read[i] = data if start < 0 else Encoded(data, headers[start], address)
         return read
 
     def decode(
         self,
         image: SourceImage,
-        read: memoryview | None = None,
+        read: Encoded | memoryview | None = None,
         on_host: Callable[[], None] | None = None,
     ) -> Pixels | Encoded | Picture | Surface:
         """Return an image's pixels, or what it is when the device makes these, or has done so.
@@ -112,8 +124,12 @@ class HostPreprocess:
         if isinstance(payload, np.ndarray):
             return _checked(payload)
         if isinstance(payload, _TO_READ):
-            if read is not None:
+            if isinstance(read, Encoded):
+                encoded = read
+            elif read is not None:
                 encoded = check_encoded(read, self._limits)
+                if self._limits.max_bytes >= LARGEST:  # what is known is not checked again
+                    self._known.observe(encoded)
             else:
                 encoded = read_encoded(payload, self._limits, self._memory_for)
             if (
@@ -140,18 +156,14 @@ class HostPreprocess:
     def place(self, image: Pixels | Encoded | Picture | Surface) -> Geometry:
         """Return where an image goes."""
         if isinstance(image, Encoded):
-            size = image.header.size
-            assert size is not None  # read_encoded refuses images without
-        elif isinstance(image, Picture | Surface):
-            size = image.size
-        else:
-            size = image.shape[0], image.shape[1]
-        geometry = self._placed.get(size)
-        if geometry is None:
-            if len(self._placed) >= SIZES_KEPT:
-                self._placed.clear()
-            geometry = self._placed[size] = self._policy.place(size)
-        return geometry
+            header = image.header
+            last, geometry = self._last_placed
+            if header is not last or geometry is None:
+                assert header.size is not None  # read_encoded refuses images without
+                geometry = self._place(header.size)
+                self._last_placed = header, geometry
+            return geometry
+        return self._place(image.size if isinstance(image, _FRAMES) else image.shape[:2])
 
     def write(
         self,
@@ -161,13 +173,21 @@ class HostPreprocess:
         position: int,
     ) -> None:
         """Bring an image to its place in a slot."""
-        if isinstance(image, Encoded | Picture | Surface):
+        if isinstance(image, _PUT):
             slot.put(position, image, geometry)
         elif self._crop:
             classify_crop(image, slot.inputs[position])
         else:
             letterbox(image, geometry, slot.inputs[position])
             slot.place(position, geometry)
+
+    def _place(self, size: Size) -> Geometry:
+        geometry = self._placed.get(size)
+        if geometry is None:
+            if len(self._placed) >= SIZES_KEPT:
+                self._placed.clear()
+            geometry = self._placed[size] = self._policy.place(size)
+        return geometry
 
 
 def _checked(pixels: NDArray[Any]) -> Pixels:

@@ -31,11 +31,13 @@ class Turn:
         self._turns = turns
         self._mine = False
 
-    def take(self) -> None:
-        """Wait for a turn, if it is not this worker's already."""
-        if not self._mine:
-            self._turns.acquire()
-            self._mine = True
+    def take(self) -> bool:
+        """Wait for a turn, if it is not this worker's already; return whether it was."""
+        if self._mine:
+            return True
+        self._turns.acquire()
+        self._mine = True
+        return False
 
     def give(self) -> None:
         """Give the turn to another worker."""

@@ -3,41 +3,64 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Open files. A size of -1 stands for whatever is no ordinary, readable file of 1 to `largest`
-   bytes: its descriptor is -1. */
-void brimful_open(const char *const *paths, int64_t count, int64_t largest, int32_t *descriptors,
-                  int64_t *sizes) {
-    for (int64_t i = 0; i < count; i++) {
+/* A table has `count` descriptors, then as many sizes, places (addresses) and starts. */
+
+/* Open files, whose names follow each other, each with its zero byte. A size of -1 stands for
+   whatever is no ordinary, readable file of 1 to `largest` bytes: its descriptor is -1. */
+void brimful_open(const char *name, int64_t count, int64_t largest, int64_t *table) {
+    int64_t *descriptors = table, *sizes = table + count;
+    for (int64_t i = 0; i < count; i++, name += strlen(name) + 1) {
         struct stat status;
         sizes[i] = -1;
         /* Without O_NONBLOCK, opening a named pipe would wait for a writer for ever. */
-        descriptors[i] = open(paths[i], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-        if (descriptors[i] < 0)
+        int descriptor = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        descriptors[i] = descriptor;
+        if (descriptor < 0)
             continue;
-        if (fstat(descriptors[i], &status) == 0 && S_ISREG(status.st_mode) &&
+        if (fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) &&
             status.st_size > 0 && status.st_size <= largest) {
             sizes[i] = status.st_size;
             /* All files are on their way from the disk before the first one is waited for. */
-            posix_fadvise(descriptors[i], 0, 0, POSIX_FADV_WILLNEED);
+            posix_fadvise(descriptor, 0, 0, POSIX_FADV_WILLNEED);
         } else {
-            close(descriptors[i]);
+            close(descriptor);
             descriptors[i] = -1;
         }
     }
 }
 
-/* Read what was opened to `places` and close it; NULL only closes. A size becomes -1 where not all
-   came. */
-void brimful_read(int64_t count, int32_t *descriptors, int64_t *sizes, char *const *places) {
+/* Which of some starts a file begins with, if it ends as a JPEG does; -1 for none. */
+static int64_t start_of(const char *file, int64_t size, const char *starts,
+                        const int64_t *start_ends, int64_t known) {
+    if (size < 2 || memcmp(file + size - 2, "\xff\xd9", 2))
+        return -1;
+    for (int64_t i = 0, begin = 0; i < known; begin = start_ends[i++]) {
+        int64_t length = start_ends[i] - begin;
+        if (length <= size && !memcmp(file, starts + begin, (size_t)length))
+            return i;
+    }
+    return -1;
+}
+
+/* Read what was opened to its place and close it; 0 only closes. A size becomes -1 where not all
+   came. A start is which of the `known` ones, one behind the other, the file begins with. */
+void brimful_read(int64_t count, int64_t *table, const char *starts, const int64_t *start_ends,
+                  int64_t known) {
+    int64_t *descriptors = table, *sizes = table + count;
+    int64_t *places = table + 2 * count, *found = table + 3 * count;
     for (int64_t i = 0; i < count; i++) {
+        char *place = (char *)(intptr_t)places[i];
+        int descriptor = (int)descriptors[i];
         int64_t got = 0;
-        if (descriptors[i] < 0)
+        found[i] = -1;
+        if (descriptor < 0)
             continue;
-        while (places[i] && got < sizes[i]) {
-            ssize_t more = read(descriptors[i], places[i] + got, (size_t)(sizes[i] - got));
+        while (place && got < sizes[i]) {
+            ssize_t more = read(descriptor, place + got, (size_t)(sizes[i] - got));
             if (more < 0 && errno == EINTR)
                 continue;
             if (more <= 0)
@@ -46,7 +69,9 @@ void brimful_read(int64_t count, int32_t *descriptors, int64_t *sizes, char *con
         }
         if (got < sizes[i])
             sizes[i] = -1;
-        close(descriptors[i]);
+        else
+            found[i] = start_of(place, got, starts, start_ends, known);
+        close(descriptor);
         descriptors[i] = -1;
     }
 }

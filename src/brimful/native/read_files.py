@@ -10,17 +10,48 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
+
+import numpy as np
 
 from brimful.native.compile import CompilerError, load_library
 
 LARGEST = 4 * 2**20
 """Bytes of a file; a larger one is read on its own."""
 
+TOGETHER = 2**20
+"""Bytes of files that share a piece of memory: so much of a block is wasted at most."""
+
+ALIGNMENT = 64
+"""Bytes: where a file may start in such a piece."""
 
 _log = logging.getLogger("brimful")
 _address, _byte = ctypes.addressof, ctypes.c_char.from_buffer
+
+
+ReadFile = tuple[memoryview, int, int]
+"""A file that was read: all of it, the address of that, and which of the known starts it begins
+with, if it ends as a JPEG does; -1 for none."""
+
+
+class Starts:
+    """How files may begin, for `FileReader.read` to tell.
+
+    Attributes:
+        texts: The starts.
+    """
+
+    def __init__(self, texts: Sequence[bytes] = ()) -> None:
+        """Lay them out."""
+        self.texts = tuple(texts)
+        self.ends = np.array(list(accumulate(map(len, texts))), np.int64)
+        joined = b"".join(texts)
+        self.arguments = joined, self.ends.ctypes.data, len(texts)  # for C, while this is alive
+
+
+NO_STARTS = Starts()
 
 
 def open_reader() -> FileReader | None:
@@ -45,17 +76,23 @@ class FileReader:
         library = load_library("read_files")
         self._open, self._read = library.brimful_open, library.brimful_read
         self._open.restype = self._read.restype = None
+        number, address, text = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
+        self._open.argtypes = text, number, number, address
+        self._read.argtypes = number, address, text, address, number
 
     def read(
         self,
         paths: Sequence[str | Path],
         memory_for: Callable[[int], memoryview | None],
-    ) -> list[memoryview | None]:
+        starts: Starts = NO_STARTS,
+    ) -> list[ReadFile | None]:
         """Read files.
 
         Args:
             paths: The files.
-            memory_for: Returns writable memory of so many bytes, or None where there is none.
+            memory_for: Returns writable memory of so many bytes, or None where there is none. It
+                is asked for several files together, and for each where it has none for these.
+            starts: How files may begin.
 
         Returns:
             For each file its bytes, in the memory it was given; None where it has to be read in
@@ -63,22 +100,67 @@ class FileReader:
             memory, or was cut while it was read.
         """
         count = len(paths)
-        encoded = [os.fsencode(path) for path in paths]
-        # No file has a zero byte in its name, and C would read a shorter one.
-        names = (ctypes.c_char_p * count)(*[b"" if b"\0" in name else name for name in encoded])
-        descriptors = (ctypes.c_int32 * count)()
-        sizes = (ctypes.c_int64 * count)()
-        places = (ctypes.c_void_p * count)()
-        self._open(names, ctypes.c_int64(count), ctypes.c_int64(LARGEST), descriptors, sizes)
-        found: list[memoryview | None] = [None] * count
+        table = np.zeros((4, count), np.int64)
+        address = table.ctypes.data
+        self._open(_names(paths), count, LARGEST, address)
+        views: list[memoryview | None] = [None] * count
         try:
-            found = [memory_for(size) if size > 0 else None for size in sizes[:]]
-            for i, memory in enumerate(found):
-                if memory is not None:
-                    places[i] = _address(_byte(memory))
+            views, places = _memory(table[1].tolist(), memory_for)
+            table[2] = places
         finally:  # they are open
-            self._read(ctypes.c_int64(count), descriptors, sizes, places)
-        for i, size in enumerate(sizes[:]):
-            if size < 0:
-                found[i] = None
-        return found
+            self._read(count, address, *starts.arguments)
+        return [
+            None if view is None or size < 0 else (view, place, start)
+            for size, view, place, start in zip(
+                table[1].tolist(), views, places, table[3].tolist(), strict=True
+            )
+        ]
+
+
+def _names(paths: Sequence[str | Path]) -> bytes:
+    """Return the names of files, each with its zero byte."""
+    names: list[str] = [os.fspath(path) for path in paths]
+    text = "\0".join(names)
+    if text.count("\0") >= len(names):
+        # No file has a zero byte in its name, and C would read a shorter one.
+        text = "\0".join("" if "\0" in name else name for name in names)
+    return os.fsencode(text) + b"\0"
+
+
+def _memory(
+    sizes: Sequence[int], memory_for: Callable[[int], memoryview | None]
+) -> tuple[list[memoryview | None], list[int]]:
+    """Return memory for each file that has a size, and its address; 0 where there is none."""
+    views: list[memoryview | None] = [None] * len(sizes)
+    addresses = [0] * len(sizes)
+    for files, begins, size in _groups(sizes):
+        memory = memory_for(size) if len(files) > 1 else None
+        if memory is not None:
+            address = _address(_byte(memory))
+            for i, begin in zip(files, begins, strict=True):
+                views[i] = memory[begin : begin + sizes[i]]
+                addresses[i] = address + begin
+            continue
+        for i in files:
+            views[i] = memory = memory_for(sizes[i])
+            addresses[i] = 0 if memory is None else _address(_byte(memory))
+    return views, addresses
+
+
+def _groups(sizes: Sequence[int]) -> Iterator[tuple[list[int], list[int], int]]:
+    """Yield files that share a piece of memory, where they begin in it, and its bytes."""
+    files: list[int] = []
+    begins: list[int] = []
+    end = 0
+    for i, size in enumerate(sizes):
+        if size <= 0:
+            continue
+        begin = -(-end // ALIGNMENT) * ALIGNMENT
+        if files and begin + size > TOGETHER:
+            yield files, begins, end
+            files, begins, begin = [], [], 0
+        files.append(i)
+        begins.append(begin)
+        end = begin + size
+    if files:
+        yield files, begins, end

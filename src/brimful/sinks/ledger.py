@@ -15,7 +15,7 @@ from typing import Any
 from brimful.detections import Detections
 from brimful.errors import UsageError
 from brimful.formats.coco import CategoryMap
-from brimful.formats.json_record import encode_jsonl
+from brimful.native.json_lines import open_encoder
 from brimful.sinks.atomic import sync_folder
 from brimful.sinks.done import DoneSet
 from brimful.sinks.job import check_job, write_job
@@ -49,6 +49,7 @@ class LedgerSink:
         self._partial = beside(output, ".partial")
         self._job_file = beside(output, ".job.json")
         self._rows = Rows(journal=self._partial, task=task, names=names, categories=categories)
+        self._encode = open_encoder()
         self._closed = False
         self._check_output(resume=resume, overwrite=overwrite)
         description = {"job": dict(job), "task": task, "names": names}
@@ -77,7 +78,7 @@ class LedgerSink:
 
     def write(self, batch: Sequence[Detections]) -> None:
         """Append the results to the journal."""
-        self.append(encode_jsonl(batch))
+        self.append(self._encode(batch))
 
     def append(self, lines: bytes) -> None:
         """Append JSON lines to the journal."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from brimful.detections import Detections
-from brimful.formats.json_record import encode_jsonl
+from brimful.native.json_lines import open_encoder
 from brimful.sinks.done import DoneSet
 
 
@@ -17,6 +17,7 @@ class StdoutSink:
         """Keep the stream, which stays open when the sink is finished."""
         self._stream = stream
         self._done = DoneSet()
+        self._encode = open_encoder()
 
     @property
     def done(self) -> DoneSet:
@@ -25,7 +26,7 @@ class StdoutSink:
 
     def write(self, batch: Sequence[Detections]) -> None:
         """Write and flush the lines of a batch."""
-        self.append(encode_jsonl(batch))
+        self.append(self._encode(batch))
 
     def append(self, lines: bytes) -> None:
         """Write and flush lines."""

@@ -12,7 +12,7 @@ from brimful.runtimes.video import VideoDevice
 from brimful.sources.frames import read_frames
 from brimful.sources.image import SourceImage
 from brimful.sources.key import join, printable
-from brimful.sources.suffixes import is_media, is_video, kind_of
+from brimful.sources.suffixes import is_media, is_video, kinds_of
 from brimful.sources.walk import CHUNK, AllMedia, Entry, walk
 
 Done = Container[tuple[str, int | None]]
@@ -95,11 +95,12 @@ def images_of(
 ) -> Iterator[list[SourceImage]]:
     """Yield a SourceImage per image and one per frame of a video, numbered from 0, in lists."""
     index = 0
-    done = options.done
+    done = options.done or ()  # of a new job it is empty: then nobody is asked an image
     for entries in chunks:
         images: list[SourceImage] = []
-        for entry in entries:
-            if entry.error is None and kind_of(entry.path) == "video":
+        kinds = kinds_of([entry.path for entry in entries])
+        for entry, kind in zip(entries, kinds, strict=True):
+            if kind == "video" and entry.error is None:
                 if images:
                     yield images
                     images = []
@@ -110,7 +111,7 @@ def images_of(
                     index += 1
                 continue
             key = entry.key
-            if (key, None) not in done:
+            if not done or (key, None) not in done:
                 images.append(SourceImage(index=index, key=key, payload=entry.error or entry.path))
             index += 1
         if images:

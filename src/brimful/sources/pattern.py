@@ -58,6 +58,10 @@ class Matching:
             and _matches(directory, self._directories, prefix=False)
         )
 
+    def taken(self, directory: tuple[str, ...], names: list[str]) -> list[str]:
+        """Take the same, all at once."""
+        return [name for name in names if self.takes(directory, name)]
+
 
 def has_magic(path: str) -> bool:
     """Tell whether a path holds a wildcard."""

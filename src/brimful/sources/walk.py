@@ -13,7 +13,7 @@ from typing import Protocol
 
 from brimful.errors import ImageError
 from brimful.sources.key import printable
-from brimful.sources.suffixes import kind_of
+from brimful.sources.suffixes import kind_of, kinds_of
 
 
 class Selection(Protocol):
@@ -30,6 +30,10 @@ class Selection(Protocol):
         """Tell whether a file of a directory is taken."""
         ...
 
+    def taken(self, directory: tuple[str, ...], names: list[str]) -> list[str]:
+        """Return those of a directory's files that are taken, in order."""
+        ...
+
 
 class AllMedia:
     """Every image and video, hidden files and hidden directories left out."""
@@ -41,6 +45,11 @@ class AllMedia:
     def takes(self, directory: tuple[str, ...], name: str) -> bool:
         """Take files with a known suffix that are not hidden."""
         return kind_of(name) is not None and not name.startswith(".")
+
+    def taken(self, directory: tuple[str, ...], names: list[str]) -> list[str]:
+        """Take the same, all at once."""
+        kinds = zip(names, kinds_of(names), strict=True)
+        return [name for name, kind in kinds if kind is not None and name[0] != "."]
 
 
 CHUNK = 64
@@ -114,38 +123,40 @@ def _walk(
         yield [Entry(path, key or ".", ImageError(f"the folder cannot be listed: {reason}"))]
         return
     above = above | {identity}
-    found: list[Entry] = []
     folder = f"{key}/" if key else ""
-    for name in names:
-        below = folder + (name if name.isascii() else printable(name))
-        if name in directories:
-            if found:
-                yield found
-                found = []
-            yield from _walk(f"{path}/{name}", below, (*parts, name), selection, above)
-            continue
-        found.append(Entry(f"{path}/{name}", below))
-        if len(found) == CHUNK:
-            yield found
-            found = []
-    if found:
-        yield found
+    start = 0
+    for at in [i for i, name in enumerate(names) if name in directories] if directories else ():
+        yield from _entries(path, folder, names[start:at])
+        name = names[at]
+        yield from _walk(
+            f"{path}/{name}", folder + printable(name), (*parts, name), selection, above
+        )
+        start = at + 1
+    yield from _entries(path, folder, names[start:])
+
+
+def _entries(path: str, folder: str, names: list[str]) -> Iterator[list[Entry]]:
+    """Yield files of one directory in lists."""
+    for i in range(0, len(names), CHUNK):
+        yield [
+            Entry(f"{path}/{name}", folder + (name if name.isascii() else printable(name)))
+            for name in names[i : i + CHUNK]
+        ]
 
 
 def _list(path: str, parts: tuple[str, ...], selection: Selection) -> tuple[list[str], set[str]]:
     """Return the names of a directory that count, sorted, and which of them are directories."""
-    names: list[str] = []
+    files: list[str] = []
     directories: set[str] = set()
-    takes = selection.takes
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
-            if _is_directory(entry):
-                if selection.enters((*parts, name)):
-                    names.append(name)
-                    directories.add(name)
-            elif takes(parts, name):
-                names.append(name)
+            if not _is_directory(entry):
+                files.append(name)
+            elif selection.enters((*parts, name)):
+                directories.add(name)
+    names = selection.taken(parts, files)
+    names += directories
     names.sort()
     return names, directories
 

@@ -15,7 +15,9 @@ class Encoded:
         data: The whole file; a view of memory that came with `Runtime.memory_for`, if it did.
         header: What its header says. The size is there and within the limits, and the data has
             its end.
+        address: Of the data, where it is known; 0 where it is not.
     """
 
     data: bytes | memoryview
     header: Header
+    address: int = 0

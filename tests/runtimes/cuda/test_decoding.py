@@ -188,7 +188,7 @@ def test_files_from_anywhere_land_in_their_rows(made: list[int]) -> None:
     assert all(tested.takes(one.header) for one in encoded)
     assert tested.fitting(wanted) == wanted
     for positions in ([0, 1, 2, 3], [5, 1, 7, 2]):
-        assert tested.decode([one.data for one in encoded], wanted, positions) == set()
+        assert tested.decode(encoded, wanted, positions) == set()
         out = canvases(8)
         tested.place(out, 4)
         found = pixels(out)
@@ -197,22 +197,36 @@ def test_files_from_anywhere_land_in_their_rows(made: list[int]) -> None:
         assert not found[sorted(set(range(8)) - set(positions))].any()
 
 
+def test_an_address_that_is_known_is_not_asked_for(
+    made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = FileMemory()
+    part = memory.take(1000)
+    assert part is not None
+    address = ctypes.addressof(ctypes.c_char.from_buffer(part))
+    place = file_memory.place_of(part)
+    assert place is not None and place[0] == address
+    monkeypatch.setattr(file_memory, "ctypes", None)
+    assert file_memory.place_of(part[64:], address + 64) == (address + 64, place[1])
+    assert file_memory.place_of(bytes(part), address) is None
+
+
 def test_memory_grows_with_the_images_and_stays(made: list[int]) -> None:
     small, large = read_encoded(jpeg(1)), read_encoded(jpeg(2, (300, 400)))
     plan_of = Plans().of
     plans = [plan_of(one.header, POLICY.place(one.header.size or (1, 1))) for one in (small, large)]
     tested = Decoding(HostDecoder(), 4, stream(), limit=2**20)  # type: ignore[arg-type]
     for one, plan in ((small, plans[0]), (large, plans[1]), (small, plans[0])):
-        assert tested.decode([one.data], [plan], [0]) == set()
+        assert tested.decode([one], [plan], [0]) == set()
     images = [size for size in made if size >= plans[0].room.total]
     assert images == [int(1.25 * plan.room.total) for plan in plans]
     count = len(made)
     for _ in range(3):
-        tested.decode([small.data, large.data], plans, [0, 1])
+        tested.decode([small, large], plans, [0, 1])
     assert len(made) <= count + 2, "once for both together, and for their files"
     count = len(made)
     for _ in range(3):
-        tested.decode([large.data, small.data], plans[::-1], [0, 1])
+        tested.decode([large, small], plans[::-1], [0, 1])
     assert len(made) == count
 
 
@@ -224,11 +238,11 @@ def test_what_is_taken_at_the_start_is_enough(made: list[int]) -> None:
     assert made == [size, size // 16]
     plan = Plans().of(large.header, POLICY.place(large.header.size or (1, 1)))
     assert len(tested.fitting([plan] * 4)) == 2
-    assert tested.decode([large.data] * 2, [plan] * 2, [0, 1]) == set()
+    assert tested.decode([large] * 2, [plan] * 2, [0, 1]) == set()
     assert made.count(size) == 1
     tested.close()
     grown = Decoding(HostDecoder(), 4, stream(), limit=size)  # type: ignore[arg-type]
-    assert grown.decode([large.data] * 2, [plan] * 2, [0, 1]) == set()
+    assert grown.decode([large] * 2, [plan] * 2, [0, 1]) == set()
     assert made.count(size) == 2, "no more than the limit, though memory grows with some to spare"
     grown.close()
     tight = Decoding(HostDecoder(), 4, stream(), limit=needed - 1)  # type: ignore[arg-type]

@@ -50,3 +50,22 @@ def test_images_become_the_pixels_of_the_cpu_path(
     expected = np.zeros((*geometry.canvas, 3), np.uint8)
     host_letterbox(decode_pixels(encoded), geometry, expected)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_plan_is_the_images_own_whatever_came_before() -> None:
+    kinds = (((64, 48), 2), ((64, 48), 0), ((33, 47), 2))
+    headers = [read_encoded(jpeg(size, sampling, 1)).header for size, sampling in kinds]
+    policies = [CanvasPolicy(mode="fixed", imgsz=(side, side)) for side in (96, 128)]
+    places = [{size: policy.place(size) for size, _ in kinds} for policy in policies]
+    plans = Plans()
+    found = {}
+    pairs = [(h, p) for h in headers for p in places] + [(h, p) for p in places for h in headers]
+    for header, place in pairs:
+        assert header.size is not None
+        geometry = place[header.size]
+        plan = plans.of(header, geometry)
+        fresh = Plans().of(header, geometry)
+        np.testing.assert_array_equal(plan.entry, fresh.entry)
+        assert plan.room == fresh.room and plans.of(header, geometry) is plan
+        assert found.setdefault((header, geometry), plan) is plan
+    assert len(found) == 6

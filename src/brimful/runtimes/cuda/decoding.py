@@ -26,6 +26,7 @@ from brimful.vision.cuda.jpeg import (
 )
 from brimful.vision.cuda.memory import zeros
 from brimful.vision.cuda.module import copy_in
+from brimful.vision.encoded import Encoded
 from brimful.vision.header import Header
 
 GROWTH = 1.25
@@ -72,9 +73,12 @@ class Decoding:
         self._statuses = zeros((batch,), torch.int32, device)
         self._finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._taken: dict[tuple[Size | None, tuple[int, int] | None], bool] = {}
+        self._last_taken: Header | None = None
 
     def takes(self, header: Header) -> bool:
         """Whether an image of this header is decoded here."""
+        if header is self._last_taken:  # as nearly all: they share one
+            return True
         if header.stored is None or not self._decoder.takes(header):
             return False
         key = header.stored, header.sampling
@@ -84,6 +88,8 @@ class Decoding:
             if len(self._taken) >= SIZES_KEPT:
                 self._taken.clear()
             self._taken[key] = fits
+        if fits:
+            self._last_taken = header
         return fits
 
     def fitting(self, plans: Iterable[Plan]) -> list[Plan]:
@@ -101,7 +107,7 @@ class Decoding:
         return fitting
 
     def decode(
-        self, files: Sequence[bytes | memoryview], plans: Sequence[Plan], positions: Sequence[int]
+        self, files: Sequence[Encoded], plans: Sequence[Plan], positions: Sequence[int]
     ) -> set[int]:
         """Decode files to planes, and wait until it is known which could be.
 
@@ -121,14 +127,18 @@ class Decoding:
             torch.OutOfMemoryError: There is not as much memory as the limit allows.
         """
         count = len(files)
-        sizes = [plan.room.total for plan in plans]
-        self._grow(sum(sizes))
-        starts = self._memory.data_ptr() + np.cumsum([0, *sizes[:-1]], dtype=np.int64)
+        sizes = np.array([plan.room.total for plan in plans], np.int64)
+        self._grow(int(sizes.sum()))
+        starts = self._memory.data_ptr() + np.cumsum(sizes) - sizes
         table = self._table_host.numpy()[:count]
-        np.stack([plan.entry for plan in plans], out=table)
+        first = plans[0]
+        if all(plan is first for plan in plans):  # as nearly always: images of one size
+            table[:] = first.entry
+        else:
+            np.stack([plan.entry for plan in plans], out=table)
         table[:, ADDRESSES] += starts[:, None]
         table[:, CANVAS] = positions
-        lengths = np.array(list(map(len, files)), np.int64)
+        lengths = np.array([len(file.data) for file in files], np.int64)
         most = max(plan.room.planes for plan in plans)
         with torch.cuda.stream(self._stream):
             table[:, FILE] = np.stack((self._bring(self._places(files), lengths), lengths), 1)
@@ -170,6 +180,7 @@ class Decoding:
             except torch.OutOfMemoryError:
                 self._limit = size // 2  # from now on batches go in smaller pieces
                 self._taken.clear()
+                self._last_taken = None
                 raise
 
     def _bring(self, places: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -193,22 +204,23 @@ class Decoding:
         moved: NDArray[np.int64] = places[:, 0] + (targets - begins)[run]
         return moved
 
-    def _places(self, files: Sequence[bytes | memoryview]) -> NDArray[np.int64]:
+    def _places(self, files: Sequence[Encoded]) -> NDArray[np.int64]:
         """Return where files are in pinned memory; what is elsewhere is copied there first.
 
         Returns:
             int64 (files, 2), the address and a number that tells the allocations apart.
         """
-        found = [place_of(data) for data in files]
-        away = [i for i, place in enumerate(found) if place is None]
-        if away:
-            starts = np.cumsum([0, *(-(-len(files[i]) // ALIGNMENT) * ALIGNMENT for i in away)])
+        found = [place_of(file.data, file.address) for file in files]
+        if None in found:
+            away = [i for i, place in enumerate(found) if place is None]
+            lengths = [len(files[i].data) for i in away]
+            starts = np.cumsum([0, *(-(-length // ALIGNMENT) * ALIGNMENT for length in lengths)])
             if starts[-1] > self._staged.numel():
                 size = int(starts[-1] * GROWTH)
                 self._staged = torch.empty(size, dtype=torch.uint8, pin_memory=True)
             staged = self._staged.numpy()
-            for i, start in zip(away, starts.tolist(), strict=False):
-                staged[start : start + len(files[i])] = np.frombuffer(files[i], np.uint8)
+            for i, start, length in zip(away, starts.tolist(), lengths, strict=False):
+                staged[start : start + length] = np.frombuffer(files[i].data, np.uint8)
                 found[i] = self._staged.data_ptr() + start, 0
         return np.array(found, np.int64)
 

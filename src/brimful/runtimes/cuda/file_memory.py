@@ -32,14 +32,20 @@ class _Pinned(np.ndarray[Any, Any]):
     """Memory of a block: a type of its own tells its parts from any other memory."""
 
 
-def place_of(data: bytes | memoryview) -> tuple[int, int] | None:
+def place_of(data: bytes | memoryview, address: int = 0) -> tuple[int, int] | None:
     """Return where in pinned memory an image is, or None if no block has it.
+
+    Args:
+        data: The image.
+        address: Of the data, if it is known: asking for it costs more than all else here.
 
     Returns:
         Its address, and a number that parts of the same block share.
     """
-    if isinstance(data, memoryview) and isinstance(data.obj, _Pinned):
-        return ctypes.addressof(ctypes.c_char.from_buffer(data)), id(data.obj)
+    if isinstance(data, memoryview):
+        block = data.obj
+        if isinstance(block, _Pinned):
+            return address or ctypes.addressof(ctypes.c_char.from_buffer(data)), id(block)
     return None
 
 

@@ -203,7 +203,7 @@ class Loader:
     def _decode(self, slot: CudaSlot, positions: list[int], plans: list[Plan]) -> list[int]:
         """Decode images; return who failed."""
         assert self._decoding is not None
-        files = [_encoded(slot, position).data for position in positions]
+        files = [_encoded(slot, position) for position in positions]
         failed = self._decoding.decode(files, plans, positions)
         return [positions[i] for i in sorted(failed)]
 

@@ -64,12 +64,12 @@ class CudaSlot:
     def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
         """Take an image that the device shall decode or convert, or has decoded."""
         self.geometries[position] = geometry
-        if isinstance(image, Surface):
-            self.surfaces[position] = image
+        if isinstance(image, Encoded):
+            self.encoded[position] = image
         elif isinstance(image, Picture):
             self.pictures[position] = image
         else:
-            self.encoded[position] = image
+            self.surfaces[position] = image
 
     def place(self, position: int, geometry: Geometry) -> None:
         """Say where an image that was written as pixels lies on the canvas."""

@@ -119,7 +119,12 @@ class Inverse:
     @classmethod
     def of(cls, rows: Rows, placed: Sequence[Placed]) -> Inverse:
         """Look up the geometry of each row's image."""
-        table = np.array([p.geometry.inverse for p in placed], np.float32)[rows.image]
+        first = placed[0].geometry
+        if all(p.geometry is first for p in placed):  # images of one size share theirs
+            row = np.array(first.inverse, np.float32)
+            table = np.broadcast_to(row, (len(rows.image), len(row)))
+        else:
+            table = np.array([p.geometry.inverse for p in placed], np.float32)[rows.image]
         return cls(gain=table[:, 0:2], offset=table[:, 2:4], size=table[:, 4:6])
 
     def points(self, points: FloatArray) -> FloatArray:
