@@ -100,8 +100,8 @@ DEVICE int count_data(Block* block, const Work* work, int thread) {
             lines.before = byte;
         }
     }
-    block->kept[thread] = kept;
-    block->restarts[thread] = restarts;
+    block->chunks.kept[thread] = kept;
+    block->chunks.restarts[thread] = restarts;
     return stops;
 }
 
@@ -113,9 +113,10 @@ DEVICE void sum_chunks(Block* block, const Work* work, int thread) {
         int from, to;
         chunk_of(block, work, i, &from, &to);
         int within = from < block->stop && from < to;
-        int here = within ? block->kept[i] : 0, markers = within ? block->restarts[i] : 0;
-        block->kept[i] = kept;
-        block->restarts[i] = restarts;
+        int here = within ? block->chunks.kept[i] : 0;
+        int markers = within ? block->chunks.restarts[i] : 0;
+        block->chunks.kept[i] = kept;
+        block->chunks.restarts[i] = restarts;
         kept += here;
         restarts += markers;
     }
@@ -195,8 +196,8 @@ DEVICE void add_byte(Bytes* bytes, int byte) {
 // Copy the data of a thread's chunk to where it belongs.
 DEVICE void gather(Block* block, const Work* work, int thread) {
     int from, to, group = thread / (THREADS / GROUPS);
-    int kept = block->kept_groups[group] + block->kept[thread];
-    int restarts = block->restart_groups[group] + block->restarts[thread];
+    int kept = block->kept_groups[group] + block->chunks.kept[thread];
+    int restarts = block->restart_groups[group] + block->chunks.restarts[thread];
     chunk_of(block, work, thread, &from, &to);
     to = least(to, block->stop);
     u8* bits = work->bits;

@@ -103,7 +103,8 @@ typedef struct {
     u16 listed[THREADS];                // readers that have to read
     int listed_count[2];                // how many, in rounds that are even and odd
     union {
-        struct { int kept[THREADS], restarts[THREADS]; }; // before a thread's chunk: bytes, markers
+        // Named, as compilers of CUDA before 12.8 want it.
+        struct { int kept[THREADS], restarts[THREADS]; } chunks; // before one: bytes, markers
         Totals totals[THREADS];
     };
     Totals groups[GROUPS];
@@ -185,11 +186,11 @@ DEVICE u32 shifted(u32 high, u32 low, u32 by) {
 
 // An address of the device's memory: told so, the compiler has cheaper ways to get there.
 DEVICE void* address_of(i64 number) {
+    void* address = (void*)number;
 #ifdef __CUDACC__
-    return __cvta_global_to_generic((size_t)number);
-#else
-    return (void*)number;
+    __builtin_assume(__isGlobal(address));
 #endif
+    return address;
 }
 
 // Room for differences of DC, in samples of planes. A block that is one too many has some, too.
