@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +36,25 @@ def test_the_jpeg_kernels_compile(architecture: str, threads: int) -> None:
     assert image.startswith(ELF)
     for kernel in (b"read_scans", b"transform_blocks", b"place_images"):
         assert kernel in image
+
+
+def test_the_oldest_compiler_takes_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch comes with that of its CUDA: where it refuses the source, the CPU decodes."""
+    spec = importlib.util.find_spec("nvidia")
+    places = (spec.submodule_search_locations if spec else None) or ()
+    libraries = "cuda_nvrtc/lib/libnvrtc*.so.12*"
+    found = [file for place in places for file in Path(place).glob(libraries)]
+    if not found:
+        pytest.skip("nvidia-cuda-nvrtc-cu12 is not installed")
+    for builtins in found:  # the compiler asks for them by name
+        ctypes.CDLL(str(builtins))
+    compiler = next(file for file in found if file.name == "libnvrtc.so.12")
+    monkeypatch.setattr(module, "_loaded", {})
+    monkeypatch.setattr(module, "_compilers", lambda: [str(compiler)])
+    assert compiled("jpeg", SOURCES, "sm_90").startswith(ELF)
+    version = [ctypes.c_int(), ctypes.c_int()]
+    ctypes.CDLL(str(compiler)).nvrtcVersion(*map(ctypes.byref, version))
+    assert [part.value for part in version] == [12, 4]
 
 
 def test_the_result_is_kept_per_source_and_options(tmp_path: Path, cache: Path) -> None:
