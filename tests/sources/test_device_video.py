@@ -51,6 +51,12 @@ def surfaces(images):
     return [image.frame for image in images if isinstance(image.payload, Surface)]
 
 
+def test_a_devices_frames_do_not_wait_for_each_other(clip):
+    """It has room for few: who waits for its own room behind them would wait for ever."""
+    lists = list(chunks_of(open_source(clip), HostVideo()))
+    assert [len(images) for images in lists] == [1] * 60
+
+
 @pytest.mark.parametrize("stride", [1, 3, 100])
 def test_a_device_changes_nothing_but_where_the_pixels_are(clip, stride):
     done = {("clip.mp4", number) for number in range(0, 30, 2)}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from brimful.errors import ImageError, MissingExtraError, UsageError
 from brimful.runtimes.video import VideoDevice
 from brimful.sources.frames import read_frames
+from brimful.sources.gather import gather
 from brimful.sources.image import SourceImage
 from brimful.sources.key import join, printable
 from brimful.sources.suffixes import is_media, is_video, kinds_of
@@ -63,7 +64,7 @@ class EntriesSource(ABC):
                 yield image
 
     def chunks(self) -> Iterator[list[SourceImage]]:
-        """Yield the images in lists, and the frames of a video one by one."""
+        """Yield the images in lists, and the frames of a video as quickly as they come."""
         return self._chunks(None)
 
     def chunks_with(self, video: VideoDevice) -> Iterator[list[SourceImage]]:
@@ -104,11 +105,18 @@ def images_of(
                 if images:
                     yield images
                     images = []
-                for image in _frames(entry, options, video):
-                    if image is not None:
-                        image.index = index
-                        yield [image]
-                    index += 1
+                frames = _frames(entry, options, video)
+                # A device has room for few frames of its own: they are not kept waiting.
+                lists = gather(frames) if video is None else ([frame] for frame in frames)
+                for gathered in lists:
+                    for image in gathered:
+                        if image is not None:
+                            image.index = index
+                            images.append(image)
+                        index += 1
+                    if images:
+                        yield images
+                        images = []
                 continue
             key = entry.key
             if not done or (key, None) not in done:
