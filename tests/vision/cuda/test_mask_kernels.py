@@ -66,16 +66,7 @@ def some_rows(geometries, counts, seed, *, channels=8):
 
 
 def launch(
-    rows,
-    prototypes,
-    geometries,
-    device,
-    *,
-    images=None,
-    limit=None,
-    buffers=None,
-    tensor=None,
-    collect=None,
+    rows, prototypes, geometries, device, *, images=None, limit=None, buffers=None, collect=None
 ):
     """Run the kernels as a lane would; return what the host gets, or what `collect` makes of it."""
     batch, channels, *grid = prototypes.shape
@@ -90,7 +81,8 @@ def launch(
     buffers.counts[0, :batch] = torch.from_numpy(counts).to(device)
     masks = DeviceMasks(buffers, batch, tuple(grid))
     masks.place(geometries)
-    masks.launch(torch.from_numpy(prototypes).to(device) if tensor is None else tensor)
+    given = torch.as_tensor(prototypes).to(device)  # a tensor that is there stays the same one
+    masks.launch(given)
     if device.type == "cuda":
         torch.cuda.synchronize()
     if collect is not None:
@@ -258,7 +250,7 @@ def test_prototypes_are_fetched_while_they_are_sure_to_be_there(missing, device)
         return masks.masks(np.array([2, 2]), again)
 
     places = [None if missing else geometry, geometry]
-    found = launch(rows, prototypes, places, device, tensor=given, collect=spoilt)
+    found = launch(rows, given, places, device, collect=spoilt)
     assert events == ["again"] * missing and list(found.prototypes) == [0] * missing
     for image, kept in found.prototypes.items():
         np.testing.assert_array_equal(kept, prototypes[image])
