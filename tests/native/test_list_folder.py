@@ -27,6 +27,9 @@ def test_only_its_suffixes_are_listed(tmp_path: Path) -> None:
     assert FolderLister([".abcdefg", ".x"]).list(str(tmp_path))[0] == [
         *("a.abcdefg", "b.ABCDEFG", "f.x")
     ]
+    for name in ("a.Z{`", "b.z[`", "c.z{@", "d.9z{`", "e.abcdefghz{`"):
+        (tmp_path / name).touch()
+    assert FolderLister([".z{`"]).list(str(tmp_path))[0] == ["a.Z{`"]
     assert FolderLister([]).list(str(tmp_path)) == ([], [])
 
 

@@ -41,20 +41,19 @@ static int is_directory(DIR *folder, const struct dirent *entry) {
     return fstatat(dirfd(folder), entry->d_name, &status, 0) == 0 && S_ISDIR(status.st_mode);
 }
 
-/* Look for a name's suffix, in any case, among some; a suffix is its bytes as one number. */
+/* Look for a name's suffix, in any case, among some; a suffix is its bytes as one number.
+   Of a longer one its dot falls off, and no known one is without. */
 static int kind_of(const char *name, const uint64_t *suffixes, int64_t known) {
-    const char *dot = strrchr(name, '.'), *end;
+    const char *dot = strrchr(name, '.');
     uint64_t suffix = 0;
     if (!dot || dot == name)
         return NEITHER;
-    for (end = dot; *end; end++) {
+    for (const char *end = dot; *end; end++) {
         unsigned char byte = (unsigned char)*end;
         if (byte > 127)
             return DOUBTFUL;
         suffix = suffix << 8 | (byte >= 'A' && byte <= 'Z' ? byte + 32u : byte);
     }
-    if (end - dot > 8)
-        return NEITHER;
     for (int64_t i = 0; i < known; i++)
         if (suffixes[i] == suffix)
             return FILES;
