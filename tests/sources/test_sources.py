@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from brimful.errors import ImageError, UsageError
-from brimful.sources import open_source
+from brimful.sources import open_source, walk
 from brimful.vision.decode import decode
 
 
@@ -62,8 +62,8 @@ def test_folder_streams(tmp_path, monkeypatch):
     """The first image comes before later directories are listed; files are not stat'ed."""
     make(tmp_path, *(f"{i:03}/{j}.jpg" for i in range(50) for j in range(3)))
     source = open_source(tmp_path)
-    real, calls = os.scandir, []
-    monkeypatch.setattr(os, "scandir", lambda path: (calls.append(path), real(path))[1])
+    real, calls = walk.list_media, []
+    monkeypatch.setattr(walk, "list_media", lambda path: (calls.append(path), real(path))[1])
     iterator = iter(source)
     assert next(iterator).key == "000/0.jpg"
     assert len(calls) == 2
@@ -84,14 +84,17 @@ def test_symbolic_links_are_followed_and_loops_end(tmp_path):
 
 def test_unreadable_directory_is_an_entry(tmp_path, monkeypatch):
     make(tmp_path, "a/1.jpg", "b/2.jpg", "c/3.jpg")
-    real = os.scandir
 
-    def scandir(path):  # root may read everything, so it is simulated
-        if Path(path).name == "b":
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
+    def denied(real):  # root may read everything, so it is simulated
+        def call(path):
+            if Path(path).name == "b":
+                raise PermissionError(13, "Permission denied", path)
+            return real(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)
+        return call
+
+    monkeypatch.setattr(os, "scandir", denied(os.scandir))
+    monkeypatch.setattr(walk, "list_media", denied(walk.list_media))
     images = list(open_source(tmp_path))
     assert [image.key for image in images] == ["a/1.jpg", "b", "c/3.jpg"]
     assert isinstance(images[1].payload, ImageError)
@@ -167,8 +170,10 @@ def test_glob_agrees_with_the_standard_library(tmp_path, pattern):
 def test_glob_does_not_list_what_cannot_match(tmp_path, monkeypatch):
     make(tmp_path, "a/x/1.jpg", "b/x/2.jpg", "a/y/3.jpg")
     source = open_source(f"{tmp_path}/a/x*/*.jpg")
-    real, seen = os.scandir, []
-    monkeypatch.setattr(os, "scandir", lambda path: (seen.append(Path(path).name), real(path))[1])
+    real, seen = walk.list_media, []
+    monkeypatch.setattr(
+        walk, "list_media", lambda path: (seen.append(Path(path).name), real(path))[1]
+    )
     assert listed(source) == ["x/1.jpg"]
     assert seen == ["a", "x"]
 

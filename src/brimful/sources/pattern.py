@@ -59,7 +59,7 @@ class Matching:
         )
 
     def taken(self, directory: tuple[str, ...], names: list[str]) -> list[str]:
-        """Take the same, all at once."""
+        """Take those whose name and directory match, all at once."""
         return [name for name in names if self.takes(directory, name)]
 
 

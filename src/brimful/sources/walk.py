@@ -7,13 +7,15 @@ generator's turn an image costs as much as the work itself.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from brimful.errors import ImageError
 from brimful.sources.key import printable
-from brimful.sources.suffixes import kind_of, kinds_of
+from brimful.sources.listing import is_directory, list_media
+from brimful.sources.suffixes import kind_of
 
 
 class Selection(Protocol):
@@ -31,7 +33,7 @@ class Selection(Protocol):
         ...
 
     def taken(self, directory: tuple[str, ...], names: list[str]) -> list[str]:
-        """Return those of a directory's files that are taken, in order."""
+        """Return those of a directory's images and videos, which are sorted, that are taken."""
         ...
 
 
@@ -47,9 +49,9 @@ class AllMedia:
         return kind_of(name) is not None and not name.startswith(".")
 
     def taken(self, directory: tuple[str, ...], names: list[str]) -> list[str]:
-        """Take the same, all at once."""
-        kinds = zip(names, kinds_of(names), strict=True)
-        return [name for name, kind in kinds if kind is not None and name[0] != "."]
+        """Take those that are not hidden, all at once."""
+        # Sorted, hidden names are side by side: "/" comes after ".", and no name has it.
+        return names[: bisect_left(names, ".")] + names[bisect_left(names, "/") :]
 
 
 CHUNK = 64
@@ -95,7 +97,7 @@ def holds_any(root: str, selection: Selection) -> bool:
             seen.add(identity)
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if _is_directory(entry):
+                    if is_directory(entry):
                         below = (*parts, entry.name)
                         if selection.enters(below):
                             pending.append((entry.path, below))
@@ -146,26 +148,13 @@ def _entries(path: str, folder: str, names: list[str]) -> Iterator[list[Entry]]:
 
 def _list(path: str, parts: tuple[str, ...], selection: Selection) -> tuple[list[str], set[str]]:
     """Return the names of a directory that count, sorted, and which of them are directories."""
-    files: list[str] = []
-    directories: set[str] = set()
-    with os.scandir(path) as entries:
-        for entry in entries:
-            name = entry.name
-            if not _is_directory(entry):
-                files.append(name)
-            elif selection.enters((*parts, name)):
-                directories.add(name)
+    files, folders = list_media(path)
     names = selection.taken(parts, files)
-    names += directories
-    names.sort()
+    directories = {name for name in folders if selection.enters((*parts, name))}
+    if directories:
+        names += directories
+        names.sort()
     return names, directories
-
-
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that cannot be followed; reading it will say so
-        return False
 
 
 def _identity(path: str) -> tuple[int, int]:

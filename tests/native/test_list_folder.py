@@ -1,0 +1,54 @@
+"""The C lister itself: what it refuses, and where there is none."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from brimful.native.list_folder import FolderLister, open_lister
+
+pytestmark = pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
+)
+
+
+@pytest.mark.parametrize("suffix", ["", ".", "jpg", ".JPG", ".jpég", ".longlong"])
+def test_a_suffix_that_c_cannot_look_for_is_refused(suffix: str) -> None:
+    with pytest.raises(ValueError, match="lower-case ASCII suffix"):
+        FolderLister([suffix])
+
+
+def test_only_its_suffixes_are_listed(tmp_path: Path) -> None:
+    for name in ("a.abcdefg", "b.ABCDEFG", "c.abcdefgh", "d.bcdefg", "e.jpg", "f.x"):
+        (tmp_path / name).touch()
+    assert FolderLister([".abcdefg", ".x"]).list(str(tmp_path))[0] == [
+        *("a.abcdefg", "b.ABCDEFG", "f.x")
+    ]
+    for name in ("a.Z{`", "b.z[`", "c.z{@", "d.9z{`", "e.abcdefghz{`"):
+        (tmp_path / name).touch()
+    assert FolderLister([".z{`"]).list(str(tmp_path))[0] == ["a.Z{`"]
+    assert FolderLister([]).list(str(tmp_path)) == ([], [])
+
+
+def test_without_a_compiler_there_is_no_lister(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    with caplog.at_level("INFO", logger="brimful"):
+        assert open_lister([".jpg"]) is None
+    assert "there is no C compiler" in caplog.text
+
+
+def test_without_a_cache_there_is_no_lister(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRIMFUL_CACHE", "/proc/nowhere")
+    assert open_lister([".jpg"]) is None
+
+
+def test_names_in_another_encoding_are_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "euc_jp")
+    assert open_lister([".jpg"]) is None
