@@ -14,7 +14,7 @@ enum { FILES, DOUBTFUL, DIRECTORIES, KINDS, NEITHER = KINDS };
 /* Names one behind the other, each with its zero byte. */
 struct names {
     char *text;
-    int64_t size, room, count;
+    int64_t size, room;
 };
 
 static int add(struct names *names, const char *name) {
@@ -29,7 +29,6 @@ static int add(struct names *names, const char *name) {
     }
     memcpy(names->text + names->size, name, (size_t)size);
     names->size += size;
-    names->count++;
     return 0;
 }
 
@@ -60,66 +59,6 @@ static int kind_of(const char *name, const uint64_t *suffixes, int64_t known) {
     return NEITHER;
 }
 
-struct place {
-    uint64_t key;
-    const char *name;
-};
-
-/* Sort names by the eight bytes behind what all begin with: a radix sort, byte by byte from the
-   last one, which leaves out bytes that are the same in all names. */
-static int sort(struct names *names) {
-    size_t count = (size_t)names->count, common, starts[8][256] = {{0}};
-    struct place *places = malloc(2 * count * sizeof *places), *from = places, *to = places + count;
-    char *sorted = malloc((size_t)names->size), *next = names->text;
-    if (!places || !sorted) {
-        free(places);
-        free(sorted);
-        return ENOMEM;
-    }
-    common = strlen(next);
-    for (size_t i = 0, same; i < count; i++, next += strlen(next) + 1) {
-        for (same = 0; same < common && next[same] == names->text[same]; same++)
-            ;
-        common = same;
-        from[i].name = next;
-    }
-    for (size_t i = 0; i < count; i++) {
-        const char *byte = from[i].name + common;
-        uint64_t key = 0;
-        for (int at = 0; at < 8; at++) {
-            unsigned char value = (unsigned char)*byte;
-            key = key << 8 | value;
-            starts[at][value]++;
-            byte += value > 0;
-        }
-        from[i].key = key;
-    }
-    for (int at = 7; at >= 0; at--) {
-        int shift = 8 * (7 - at);
-        if (starts[at][from[0].key >> shift & 255] == count)
-            continue;
-        for (size_t value = 0, start = 0, here; value < 256; value++, start += here) {
-            here = starts[at][value];
-            starts[at][value] = start;
-        }
-        for (size_t i = 0; i < count; i++)
-            to[starts[at][from[i].key >> shift & 255]++] = from[i];
-        struct place *swap = from;
-        from = to;
-        to = swap;
-    }
-    next = sorted;
-    for (size_t i = 0; i < count; i++) {
-        size_t size = strlen(from[i].name) + 1;
-        memcpy(next, from[i].name, size);
-        next += size;
-    }
-    free(names->text);
-    names->text = sorted;
-    free(places);
-    return 0;
-}
-
 /* List a folder, without `.` and `..`, into the names of each kind, which brimful_free_names frees
    in any case. Returns 0 or what is wrong, as errno says it. */
 int brimful_list_folder(const char *path, const uint64_t *suffixes, int64_t known,
@@ -143,8 +82,6 @@ int brimful_list_folder(const char *path, const uint64_t *suffixes, int64_t know
             failed = add(names + kind, name);
     }
     closedir(folder);
-    if (!failed && names[FILES].count > 1)
-        failed = sort(names + FILES);
     return failed;
 }
 

@@ -28,7 +28,6 @@ class _Names(ctypes.Structure):
         ("text", ctypes.c_void_p),
         ("size", ctypes.c_int64),
         ("room", ctypes.c_int64),
-        ("count", ctypes.c_int64),
     )
 
 
@@ -94,7 +93,7 @@ class FolderLister:
             self._free(names)
         # A Kelvin sign is a k in lower case, which C does not know.
         files += [n for n in doubtful if n[n.rfind(".") :].lower() in self._suffixes]
-        files.sort()  # C has sorted by a few bytes only
+        files.sort()
         return files, directories
 
 
