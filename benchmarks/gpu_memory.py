@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--contestant")
     parser.add_argument("--contestants", nargs="*", default=CONTESTANTS, choices=CONTESTANTS)
     parser.add_argument("--images", type=int, default=100_000)
+    parser.add_argument("--result", default="gpu_memory", help="Name of the JSON file.")
     options = parser.parse_args()
     main_guard()
     folder = images(512)
@@ -153,7 +154,7 @@ def main() -> None:
         if "peak_mib" in row and "peak_mib" in rows[0]:
             row["of_first"] = round(row["peak_mib"] / rows[0]["peak_mib"], 3)
         print(row, flush=True)
-    path = write_json("gpu_memory", {"gpu": gpu_environment(), "budget": BUDGET, "rows": rows})
+    path = write_json(options.result, {"gpu": gpu_environment(), "budget": BUDGET, "rows": rows})
     print(f"written: {path.name}")
 
 

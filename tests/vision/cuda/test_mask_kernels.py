@@ -81,13 +81,10 @@ def launch(
     buffers.counts[0, :batch] = torch.from_numpy(counts).to(device)
     masks = DeviceMasks(buffers, batch, tuple(grid))
     masks.place(geometries)
-    given = torch.as_tensor(prototypes).to(device)  # a tensor that is there stays the same one
-    masks.launch(given)
+    masks.launch(torch.as_tensor(prototypes).to(device))  # one that is there stays the same
     if device.type == "cuda":
         torch.cuda.synchronize()
-    if collect is not None:
-        return collect(masks)
-    return masks.masks(counts[: len(geometries)])
+    return collect(masks) if collect else masks.masks(counts[: len(geometries)])
 
 
 def check(rows, prototypes, geometries, device, **options):
@@ -235,7 +232,7 @@ def test_prototypes_are_fetched_while_they_are_sure_to_be_there(missing, device)
     geometry = Geometry((32, 64), (32, 64), (32, 64), 0, 0)
     rows = some_rows([geometry] * 2, [2, 2], 9)
     prototypes = smooth((2, 8, 8, 16), 3)
-    given = torch.from_numpy(prototypes).to(device)
+    given = torch.from_numpy(prototypes).to(device, copy=True)
     events = []
 
     @contextmanager
@@ -249,8 +246,7 @@ def test_prototypes_are_fetched_while_they_are_sure_to_be_there(missing, device)
         given.zero_()
         return masks.masks(np.array([2, 2]), again)
 
-    places = [None if missing else geometry, geometry]
-    found = launch(rows, given, places, device, collect=spoilt)
+    found = launch(rows, given, [None if missing else geometry, geometry], device, collect=spoilt)
     assert events == ["again"] * missing and list(found.prototypes) == [0] * missing
     for image, kept in found.prototypes.items():
         np.testing.assert_array_equal(kept, prototypes[image])

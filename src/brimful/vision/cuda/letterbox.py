@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from brimful.spec import Size
 from brimful.vision.cuda.kernel import kernel
+from brimful.vision.cuda.table import check_table
 from brimful.vision.geometry import PAD_VALUE, Geometry
 
 COLUMNS = 13
@@ -61,12 +62,7 @@ def letterbox(table: Any, out: Any, *, count: int) -> None:
         )
     if not out.is_contiguous(memory_format=torch.channels_last):
         raise ValueError("expected an `out` that is contiguous in torch.channels_last")
-    if table.dtype != torch.int64 or table.ndim != 2 or not table.is_contiguous():
-        raise ValueError(f"expected a contiguous int64 table, got {table.dtype} {table.shape}")
-    if table.shape[1] != COLUMNS or not 0 <= count <= table.shape[0]:
-        raise ValueError(
-            f"expected a table of at least {count} rows of {COLUMNS}, got {tuple(table.shape)}"
-        )
+    check_table(table, COLUMNS, count)
     if count == 0:
         return
     _, channels, height, width = out.shape

@@ -237,7 +237,7 @@ class DeviceMasks:
     def _fetch(self, image: int) -> FloatArray:
         """Copy an image's prototypes to the host."""
         # laid out anew on the host: no memory of the device is needed for it
-        return np.ascontiguousarray(self._prototypes[image].cpu().numpy())
+        return np.array(self._prototypes[image].cpu().numpy(), order="C")
 
     def _programs(self) -> int:
         """Return the programs of an image."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 import triton
 import triton.language as tl
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from brimful.vision.cuda.nv12 import (
     pitch_of,
     store_pixels,
 )
+from brimful.vision.cuda.table import check_table
 
 COLUMNS = 16
 """Numbers that describe a frame, one row of the table: addresses of Y, Cb, Cr and the output, words
@@ -80,12 +80,7 @@ def to_bgr(table: Any, *, count: int, largest: Size) -> None:
     Raises:
         ValueError: The table has not the documented type or size.
     """
-    if table.dtype != torch.int64 or table.ndim != 2 or not table.is_contiguous():
-        raise ValueError(f"expected a contiguous int64 table, got {table.dtype} {table.shape}")
-    if table.shape[1] != COLUMNS or not 0 <= count <= table.shape[0]:
-        raise ValueError(
-            f"expected a table of at least {count} rows of {COLUMNS}, got {tuple(table.shape)}"
-        )
+    check_table(table, COLUMNS, count)
     if count == 0:
         return
     height, width = largest
