@@ -61,7 +61,9 @@ typedef struct {
     int filled; // coefficients before it: 64 or more behind the block's end
 } Way;
 
+#ifndef TAKEN
 #define TAKEN 2 // pairs that each of the eight threads takes at a time
+#endif
 #define BEYOND 128
 
 DEVICE int value_of(u32 pair) { return (i16)pair >> VALUE_SHIFT; }
