@@ -24,7 +24,7 @@ AROUND = 256
 
 
 @functools.cache
-def library(threads: int = 128) -> Any:
+def library(threads: int = 256) -> Any:
     """Return the compiled kernels, with so many threads for each image."""
     compiler = shutil.which("cc") or pytest.skip("needs a C compiler")
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ class Decoded:
         return out
 
 
-def decode(data: bytes, plan: Any, stored: tuple[int, int], threads: int = 128) -> Decoded:
+def decode(data: bytes, plan: Any, stored: tuple[int, int], threads: int = 256) -> Decoded:
     """Decode a file to memory as a plan lays it out."""
     memory, row, source, start = _laid_out(data, plan)
     status, rounds = np.full(1, -1, np.int32), np.zeros(1, np.int32)
@@ -77,7 +77,7 @@ def decode(data: bytes, plan: Any, stored: tuple[int, int], threads: int = 128) 
 
 
 def first_ends(data: bytes, plan: Any, *, single: bool) -> Any:
-    """Return (128,) where readers end that begin in the middle of something.
+    """Return (256,) where readers end that begin in the middle of something.
 
     Args:
         data: A file.
@@ -85,13 +85,13 @@ def first_ends(data: bytes, plan: Any, *, single: bool) -> Any:
         single: One symbol a look instead of all that it shows.
     """
     _memory, row, _source, _ = _laid_out(data, plan)
-    ends = np.zeros(128, np.uint16)
+    ends = np.zeros(256, np.uint16)
     pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (row, ends))
     library().brimful_first_ends(*pointers, int(single))
     return ends
 
 
-def bits_of(data: bytes, plan: Any, threads: int = 128) -> tuple[bytes, list[int]] | None:
+def bits_of(data: bytes, plan: Any, threads: int = 256) -> tuple[bytes, list[int]] | None:
     """Return a scan without stuffing and markers, and where intervals begin; None if refused."""
     _memory, row, _source, _ = _laid_out(data, plan)
     bits, starts = np.zeros(len(data), np.uint8), np.zeros(len(data), np.uint32)

@@ -34,7 +34,7 @@ def scan_bits(scan: bytes) -> tuple[bytes, list[int]]:
     return bytes(found), starts
 
 
-@pytest.mark.parametrize("threads", [128, 512])
+@pytest.mark.parametrize("threads", [256, 512])
 @pytest.mark.parametrize("share", [0, 0.02, 0.3, 1])
 def test_stuffing_is_taken_out(share: float, threads: int) -> None:
     """Lines of bytes with none to four stuffed ones, from any byte on, to any byte."""
@@ -59,7 +59,7 @@ def test_stuffing_is_taken_out(share: float, threads: int) -> None:
 
 
 def test_readers_fall_into_step() -> None:
-    """Each of 128 readers begins in the middle of something, and few rounds set it right."""
+    """Each of 256 readers begins in the middle of something, and few rounds set it right."""
     data = encoded(cv2.imread(str(asset("bus.jpg"))), QUALITY=92)
     found = decoded(data)
     assert found.status == GOOD and 2 <= found.rounds < 40
@@ -88,7 +88,7 @@ def test_where_a_reader_ends_does_not_depend_on_its_looks(restart: int) -> None:
             np.testing.assert_array_equal(ends, first_ends(data, plan, single=True))
 
 
-@pytest.mark.parametrize("threads", [128, 512])
+@pytest.mark.parametrize("threads", [256, 512])
 @pytest.mark.parametrize("sampling", FACTORS)
 def test_sums_of_dc_over_many_restarts(sampling: str, threads: int) -> None:
     """Intervals that begin before, at and behind the first block of what a thread sums up."""

@@ -46,7 +46,7 @@ SOURCES = tuple(
 """The kernels' files, which are one source."""
 
 _SAMPLINGS = ((1, 1), (2, 1), (1, 2), (2, 2))
-_SCAN_THREADS, _THREADS = 128, 256
+_SCAN_THREADS, _THREADS = 256, 256
 LARGE, _LARGE_SCAN_THREADS = 128 * 2**10, 512
 """Mean bytes of files from which on more threads read each: it takes half as long then. For smaller
 ones more threads only take more room from the model's kernels."""

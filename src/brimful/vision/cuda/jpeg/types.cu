@@ -37,7 +37,7 @@ typedef long long i64;
 typedef unsigned long long u64;
 
 #ifndef THREADS
-#define THREADS 128    // of a block that reads one image
+#define THREADS 256    // of a block that reads one image
 #endif
 #define GROUPS 16      // of threads, whose results are summed up in turn
 #define SHARE_BITS 512 // shares are no shorter: a reader needs some room to fall into step
