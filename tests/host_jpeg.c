@@ -62,16 +62,21 @@ static void collect(const Work* work, int scanned, i16* coefficients) {
     const Record record = work->records[scanned];
     Way way = {record.pairs, 1};
     coefficients[0] = (i16)record.dc;
+    u8 places[64];
+    for (int i = 0; i < 64; i++) places[i] = 2 * NATURAL[i];
     while (way.filled < 64) {
-        int filled = way.filled, others = 0;
+        int filled = way.filled;
+        u32 part = 0;
         for (int lane = 0; lane < 8; lane++) {
             u32 pairs[TAKEN];
             for (int i = 0; i < TAKEN; i++) pairs[i] = work->pairs[way.at + (u32)(TAKEN * lane + i)];
-            others |= put_pairs(pairs, filled, NATURAL, coefficients);
-            filled += length_of_all(pairs);
+            put_pairs(pairs, filled, places, coefficients);
+            if (may_go_on(pairs)) part |= next_part(pairs, filled);
+            for (int i = 0; i < TAKEN; i++) filled += length_of(pairs[i]);
         }
-        way.filled = others ? others : filled;
-        way.at = others ? (u32)(64 * scanned + others) : way.at + 8 * TAKEN;
+        way.filled = filled;
+        way.at += 8 * TAKEN;
+        if (part) way = way_on(part, scanned);
     }
 }
 

@@ -65,7 +65,7 @@ _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 def work_bytes(decoded: int) -> int:
     """Return the bytes that decoding takes beside so many bytes of planes."""
     records = -(-(decoded // 64 + 1) // 2) * 2
-    return 2 * decoded + 8 * records + QUANTISERS
+    return 2 * (decoded + _LARGE_SCAN_THREADS) + 8 * records + QUANTISERS
 
 
 def describe(

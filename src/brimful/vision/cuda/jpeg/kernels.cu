@@ -62,7 +62,7 @@ read_scans(const i64* images, int* statuses, int* told) {
 
 // A block's coefficients out of its pairs, by eight threads of a warp. All of a warp come here.
 DEVICE void collect(
-    const Work* work, int scanned, int is, int lane, const u8* natural, i16* coefficients
+    const Work* work, int scanned, int is, int lane, const u8* places, i16* coefficients
 ) {
     const uint4 none = {0, 0, 0, 0};
     ((uint4*)coefficients)[lane] = none;
@@ -75,20 +75,21 @@ DEVICE void collect(
         u32 pairs[TAKEN];
         UNROLLED for (int i = 0; i < TAKEN; i++)
             pairs[i] = way.filled < 64 ? work->pairs[way.at + (u32)(TAKEN * lane + i)] : ENDS;
-        int length = length_of_all(pairs), sum = length;
+        int length = 0;
+        UNROLLED for (int i = 0; i < TAKEN; i++) length += length_of(pairs[i]);
+        int sum = length;
         UNROLLED for (int i = 1; i < 8; i *= 2) {
-            int before = __shfl_up_sync(~0u, sum, i, 8);
-            if (lane >= i) sum += before;
+            int others = __shfl_up_sync(~0u, sum, i, 8);
+            if (lane >= i) sum += others;
         }
-        int others = put_pairs(pairs, way.filled + sum - length, natural, coefficients);
+        int before = way.filled + sum - length;
+        put_pairs(pairs, before, places, coefficients);
         way.filled += __shfl_sync(~0u, sum, 7, 8);
         way.at += 8 * TAKEN;
-        if (__any_sync(~0u, others)) {
-            UNROLLED for (int i = 1; i < 8; i *= 2) others |= __shfl_xor_sync(~0u, others, i, 8);
-            if (others) {
-                way.filled = others;
-                way.at = (u32)(64 * scanned + others);
-            }
+        if (__any_sync(~0u, may_go_on(pairs))) { // one thread of the eight knows where
+            u32 part = next_part(pairs, before);
+            UNROLLED for (int i = 1; i < 8; i *= 2) part |= __shfl_xor_sync(~0u, part, i, 8);
+            if (part) way = way_on(part, scanned);
         }
     } while (__any_sync(~0u, way.filled < 64));
     __syncwarp();
@@ -100,21 +101,21 @@ extern "C" __global__ void __launch_bounds__(256)
 transform_blocks(const i64* images, int* statuses, int* told) {
     __shared__ int between[32][72];
     __shared__ __align__(16) i16 blocks_of_coefficients[32][72];
-    __shared__ u8 natural[64];
+    __shared__ u8 places[64];
     if (statuses[blockIdx.y] != GOOD) return;
     const i64* image = images + (i64)blockIdx.y * COLUMNS;
     const Work work = work_of(image);
     const Blocks blocks = blocks_of(image);
     int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8;
     i16* coefficients = blocks_of_coefficients[block];
-    if (threadIdx.x < 64) natural[threadIdx.x] = NATURAL[threadIdx.x];
+    if (threadIdx.x < 64) places[threadIdx.x] = sizeof(i16) * NATURAL[threadIdx.x];
     __syncthreads();
     int factors[8], factors_of = -1, wild = 0;
     ROLLED
     for (int i = 0; i < TRANSFORMS; i++) {
         int index = ((int)blockIdx.x * TRANSFORMS + i) * 32 + block;
         const Target target = target_of(image, &blocks, index);
-        collect(&work, target.scanned, index < blocks.count, lane, natural, coefficients);
+        collect(&work, target.scanned, index < blocks.count, lane, places, coefficients);
         if (index < blocks.count) {
             if (target.component != factors_of)
                 quantisers_of(work.quantisers, target.component, lane, factors);

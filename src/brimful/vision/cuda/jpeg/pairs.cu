@@ -4,15 +4,15 @@
 // beside it more than everything else that reading takes (benchmarks/NOTES.md).
 //
 // Each reader writes one pair behind the other, from where the coefficient that it begins with would
-// be if all were stored. So there is always room, and no reader has to know of the others. Where one
-// ends within a block, its last pair says so, and the rest is where the next reader began.
+// be if all were stored, and one more for each reader before it. So there is always room, and no
+// reader has to know what others found. Where one ends within a block it says so, and the block goes
+// on where the next reader began.
 
-#define PAIR_SIZE 10  // bits of a value, without its sign
-#define RUN 15        // a pair's bits: the zeros,
-#define LAST 16       // whether it is the reader's last one within a block,
-#define VALUE_SHIFT 5 // and the value. Of a value of zero, instead of the zeros:
-#define ENDS 14       // the block ends
-#define ZEROS 15      // sixteen zeros
+#define PAIR_SIZE 10 // bits of a value, without its sign
+#define CODE 31      // a pair's bits: the zeros, or one of the following; above them is the value
+#define CODE_SIZE 5
+#define ENDS 30      // the block ends: as steps count, `found`
+#define GOES_ON 31   // the rest of the block is that reader's whose number is the value
 
 // What a reader writes. Four pairs are written at once.
 typedef struct {
@@ -34,9 +34,9 @@ DEVICE void write_some(const Pairs* pairs, u32 count) {
             pairs->pairs[pairs->at - i] = (u16)(held >> (64 - 16 * i));
 }
 
-// The lowest four bits of `run` count.
-DEVICE void append(Pairs* pairs, u32 run, int value) {
-    u32 pair = (u32)value << VALUE_SHIFT | (run & RUN);
+// The lowest bits of `code` count.
+DEVICE void append(Pairs* pairs, u32 code, int value) {
+    u32 pair = (u32)value << CODE_SIZE | (code & CODE);
     pairs->low = shifted(pairs->high, pairs->low, 16);
     pairs->high = shifted(pair, pairs->high, 16);
     if (++pairs->at % 4) return;
@@ -49,10 +49,16 @@ DEVICE void append(Pairs* pairs, u32 run, int value) {
 // Write what is left.
 DEVICE void finish(const Pairs* pairs) { write_some(pairs, pairs->at % 4); }
 
-// A reader has ended with so many coefficients of a block: say where the others are.
-DEVICE void hand_on(const Pairs* pairs, const Work* work, u32 block, u32 coefficients) {
-    if (coefficients == 1) work->records[block].pairs = 64 * block + 1; // it had DC alone
-    else if (coefficients && pairs->at > pairs->first) pairs->pairs[pairs->at - 1] |= LAST;
+// Where a reader begins, in pairs.
+DEVICE u32 beginning(u32 block, u32 coefficient, int reader) {
+    return 64 * block + coefficient + (u32)reader;
+}
+
+// A reader has ended with so many coefficients of a block: say that the next one has the others.
+DEVICE void hand_on(Pairs* pairs, const Work* work, u32 block, u32 coefficients, int reader) {
+    if (coefficients > 1) append(pairs, GOES_ON, reader + 1);
+    // Of this one there are none.
+    if (coefficients == 1) work->records[block].pairs = beginning(block, 1, reader + 1);
 }
 
 // How far a block's pairs have been read, by eight threads that take some each.
@@ -64,38 +70,40 @@ typedef struct {
 #ifndef TAKEN
 #define TAKEN 2 // pairs that each of the eight threads takes at a time
 #endif
-#define BEYOND 128
+// For how many coefficients a pair stands. What ends the block is longer than that.
+DEVICE int length_of(u32 pair) { return (int)((pair & CODE) + (pair & 16) * 4) + 1; }
 
-DEVICE int value_of(u32 pair) { return (i16)pair >> VALUE_SHIFT; }
+DEVICE int value_of(u32 pair) { return (i16)pair >> CODE_SIZE; }
 
-// For how many coefficients a pair stands.
-DEVICE int length_of(u32 pair) {
-    int run = (int)(pair & RUN);
-    return value_of(pair) || run == ZEROS ? run + 1 : 64;
-}
-
-// By how many coefficients a thread's pairs get on. What is behind the reader's last one is beyond
-// the block.
-DEVICE int length_of_all(const u32* pairs) {
-    int length = 0;
-    UNROLLED for (int i = 0; i < TAKEN; i++)
-        length += length_of(pairs[i]) + (pairs[i] & LAST ? BEYOND : 0);
-    return length;
-}
-
-// Put a thread's pairs in their places, the first of which is behind so many coefficients. Returns
-// how many there are before what another reader has, or 0.
-DEVICE int put_pairs(const u32* pairs, int filled, const u8* natural, i16* coefficients) {
-    int others = 0;
+// Put a thread's pairs in their places, the first of which is behind so many coefficients. One of
+// sixteen zeros puts a zero where the last of them is.
+DEVICE void put_pairs(const u32* pairs, int filled, const u8* places, i16* coefficients) {
     UNROLLED for (int i = 0; i < TAKEN; i++) {
-        int behind = filled + length_of(pairs[i]);
-        if (value_of(pairs[i]) && behind <= 64)
-            coefficients[natural[behind - 1]] = (i16)value_of(pairs[i]);
-        if (pairs[i] & LAST) {
-            if (filled < 64) others = behind;
-            behind += BEYOND;
-        }
-        filled = behind;
+        filled += length_of(pairs[i]);
+        if (filled <= 64)
+            *(i16*)((u8*)coefficients + places[filled - 1]) = (i16)value_of(pairs[i]);
     }
-    return others;
+}
+
+DEVICE int may_go_on(const u32* pairs) {
+    int may = 0;
+    UNROLLED for (int i = 0; i < TAKEN; i++) may |= (pairs[i] & CODE) == GOES_ON;
+    return may;
+}
+
+// Where the block goes on, if one of the pairs says so: behind so many coefficients, and, times 256,
+// in whose pairs. Else 0.
+DEVICE u32 next_part(const u32* pairs, int filled) {
+    u32 part = 0;
+    UNROLLED for (int i = 0; i < TAKEN; i++) {
+        if (filled < 64 && (pairs[i] & CODE) == GOES_ON)
+            part = (u32)value_of(pairs[i]) << 8 | (u32)filled;
+        filled += length_of(pairs[i]);
+    }
+    return part;
+}
+
+DEVICE Way way_on(u32 part, int block) {
+    Way way = {beginning((u32)block, part & 255, (int)(part >> 8)), (int)(part & 255)};
+    return way;
 }

@@ -126,7 +126,7 @@ DEVICE void follow(const Block* block, Reader* reader, u32 step) {
 typedef struct {
     u32 block;
     int value;
-    u32 run;
+    u32 code;
     int is_pair, is_record;
 } Found;
 
@@ -140,7 +140,7 @@ DEVICE Found found(const Reader* reader, u32 step, u32* seen) {
     Found found;
     found.block = (u32)reader->blocks;
     found.value = ~(most ^ sign) + sign + 1;
-    found.run = (step >> 5) - 1;
+    found.code = (step >> 5) - 1;
     found.is_record = taken && reader->done == 0;
     found.is_pair = taken && reader->done;
     if (size) *seen |= reader->done + (step & 63 * ONE) - ONE;
@@ -148,21 +148,27 @@ DEVICE Found found(const Reader* reader, u32 step, u32* seen) {
 }
 
 DEVICE void write(Pairs* pairs, Record* records, Found found) {
-    if (found.is_pair) append(pairs, found.run, found.value);
+    if (found.is_pair) append(pairs, found.code, found.value);
     if (found.is_record) {
         Record record = {pairs->at, found.value};
         records[found.block] = record;
     }
 }
 
-// Read a share from a place on. With `store` the place is right, `blocks` says how many are before
+DEVICE u32 limit_of(const Block* block, int reader) {
+    u64 limit = (u64)block->share * (u32)(reader + 1), bits = (u64)block->bytes * 8;
+    return (u32)(limit < bits ? limit : bits);
+}
+
+// Read a reader's share from a place on. With `store` the place is right, `blocks` says how many are before
 // it, and what is found is stored. Returns where the share ends; `blocks` gets those that ended in
 // it.
 DEVICE Place read_share(
-    Block* block, const Work* work, Place place, u32 limit, int* blocks, int store
+    Block* block, const Work* work, Place place, int number, int* blocks, int store
 ) {
     const u32* words = (const u32*)work->bits;
     const u32* starts = starts_of(block, work);
+    u32 limit = limit_of(block, number);
     int parts = block->parts, expected = block->mcus * parts, segments = block->segments;
     int wrong = 0;
     u32 bit = place.bit, seen = 0;
@@ -178,7 +184,8 @@ DEVICE Place read_share(
         wrong |= *blocks != segment * block->interval * parts || place.part || place.coefficient;
     Reader reader = reader_at(block, words, bit, place.part, place.coefficient);
     if (store) reader.blocks = *blocks;
-    Pairs pairs = pairs_from(work, (u32)reader.blocks * 64 + (u32)place.coefficient);
+    Pairs pairs =
+        pairs_from(work, beginning((u32)reader.blocks, (u32)place.coefficient, number));
     while (!wrong) {
         int unknown = 0;
         // A look must not reach the share's end, nor the padding before the interval's: where a
@@ -239,8 +246,8 @@ DEVICE Place read_share(
         // No symbol goes beyond its interval's end, and behind the last block there is none.
         wrong |= bit > end || reader.blocks + (reader.done > 0) > expected;
         if (wrong || seen >= WHOLE) block->status = DAMAGED;
+        hand_on(&pairs, work, (u32)reader.blocks, reader.done / ONE, number);
         finish(&pairs);
-        hand_on(&pairs, work, (u32)reader.blocks, reader.done / ONE);
     } else {
         *blocks = reader.blocks;
     }
@@ -248,11 +255,6 @@ DEVICE Place read_share(
     place.part = (int)reader.turn.part;
     place.coefficient = (int)(reader.done / ONE);
     return place;
-}
-
-DEVICE u32 limit_of(const Block* block, int thread) {
-    u64 limit = (u64)block->share * (u32)(thread + 1), bits = (u64)block->bytes * 8;
-    return (u32)(limit < bits ? limit : bits);
 }
 
 // Each share is read from where it begins first, whatever that is the middle of.
@@ -265,7 +267,7 @@ DEVICE void begin(Block* block, int thread) {
 DEVICE void read_on(Block* block, const Work* work, int reader) {
     u32 start = block->share * (u32)reader, limit = limit_of(block, reader);
     Place place = unpacked(block->begins[reader], start);
-    place = read_share(block, work, place, limit, &block->totals[reader].blocks, 0);
+    place = read_share(block, work, place, reader, &block->totals[reader].blocks, 0);
     block->ends[reader] = packed(place, limit);
 }
 
@@ -324,5 +326,5 @@ DEVICE void store(Block* block, const Work* work, int thread) {
     if (thread >= block->readers) return;
     Place place = unpacked(block->begins[thread], block->share * (u32)thread);
     int blocks = block->groups[thread / (THREADS / GROUPS)].blocks + block->totals[thread].blocks;
-    read_share(block, work, place, limit_of(block, thread), &blocks, 1);
+    read_share(block, work, place, thread, &blocks, 1);
 }

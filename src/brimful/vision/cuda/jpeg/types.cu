@@ -39,6 +39,7 @@ typedef unsigned long long u64;
 #ifndef THREADS
 #define THREADS 256    // of a block that reads one image
 #endif
+#define MOST_THREADS 512
 #define GROUPS 16      // of threads, whose results are summed up in turn
 #define SHARE_BITS 512 // shares are no shorter: a reader needs some room to fall into step
 #define LOOK_BITS 11   // of AC: symbols that take so many together are found in one look
@@ -131,7 +132,7 @@ typedef struct {
     const u8* raw; // the file
     int length;
     u8* bits;        // the scan without stuffing and markers
-    u16* pairs;      // room for one a coefficient
+    u16* pairs;      // room for one a coefficient, and one a reader
     Record* records; // one a block of the scan
     u16* quantisers; // 3 x 64, in the coefficients' order
     int room;        // bytes that `bits` and `starts` may take
@@ -212,7 +213,7 @@ DEVICE Work work_of(const i64* image) {
     work.bits = (u8*)address_of(image[LUMA]); // the planes are written when it has been read
     work.room = luma + 2 * chroma;
     work.pairs = (u16*)address_of(image[WORK]);
-    work.records = (Record*)(work.pairs + work.room);
+    work.records = (Record*)(work.pairs + work.room + MOST_THREADS);
     work.quantisers = (u16*)(work.records + records_of(work.room));
     return work;
 }
