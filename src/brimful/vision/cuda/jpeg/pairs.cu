@@ -21,11 +21,6 @@ typedef struct {
     u32 low, high; // the last four pairs, the last one highest
 } Pairs;
 
-DEVICE Pairs pairs_from(const Work* work, u32 first) {
-    Pairs pairs = {work->pairs, first, first, 0, 0};
-    return pairs;
-}
-
 // Write so many of the last pairs, at most three, one by one, if they are this reader's.
 DEVICE void write_some(const Pairs* pairs, u32 count) {
     u64 held = (u64)pairs->high << 32 | pairs->low;
@@ -67,9 +62,8 @@ typedef struct {
     int filled; // coefficients before it: 64 or more behind the block's end
 } Way;
 
-#ifndef TAKEN
 #define TAKEN 2 // pairs that each of the eight threads takes at a time
-#endif
+
 // For how many coefficients a pair stands. What ends the block is longer than that.
 DEVICE int length_of(u32 pair) { return (int)((pair & CODE) + (pair & 16) * 4) + 1; }
 

@@ -160,9 +160,9 @@ DEVICE u32 limit_of(const Block* block, int reader) {
     return (u32)(limit < bits ? limit : bits);
 }
 
-// Read a reader's share from a place on. With `store` the place is right, `blocks` says how many are before
-// it, and what is found is stored. Returns where the share ends; `blocks` gets those that ended in
-// it.
+// Read a reader's share from a place on. With `store` the place is right, `blocks` says how many are
+// before it, and what is found is stored. Returns where the share ends; `blocks` gets those that
+// ended in it.
 DEVICE Place read_share(
     Block* block, const Work* work, Place place, int number, int* blocks, int store
 ) {
@@ -184,8 +184,8 @@ DEVICE Place read_share(
         wrong |= *blocks != segment * block->interval * parts || place.part || place.coefficient;
     Reader reader = reader_at(block, words, bit, place.part, place.coefficient);
     if (store) reader.blocks = *blocks;
-    Pairs pairs =
-        pairs_from(work, beginning((u32)reader.blocks, (u32)place.coefficient, number));
+    u32 first = beginning((u32)reader.blocks, (u32)place.coefficient, number);
+    Pairs pairs = {work->pairs, first, first, 0, 0};
     while (!wrong) {
         int unknown = 0;
         // A look must not reach the share's end, nor the padding before the interval's: where a
