@@ -1,12 +1,12 @@
 // What a block has of AC on its way to the transform, as the scan has it: pairs of how many zeros
-// come first, and a coefficient. Most coefficients are zero. Stored at their places one by one, they
-// asked for a sector of memory each, and all others had to be cleared, which disturbed the network
-// beside it more than everything else that reading takes (benchmarks/NOTES.md).
+// come first, and a coefficient. Most coefficients are zero. Stored at their places one by one,
+// they asked for a sector of memory each, and all others had to be cleared, which disturbed the
+// network beside it more than all else that reading takes (benchmarks/NOTES.md).
 //
-// Each reader writes one pair behind the other, from where the coefficient that it begins with would
-// be if all were stored, and one more for each reader before it. So there is always room, and no
-// reader has to know what others found. Where one ends within a block it says so, and the block goes
-// on where the next reader began.
+// Each reader writes one pair behind the other, from where the coefficient that it begins with
+// would be if all were stored, and one further for each reader before it. So there is always room,
+// and no reader has to know what others found. Where one ends within a block it says so, and the
+// block goes on where the next reader began.
 
 #define PAIR_SIZE 10 // bits of a value, without its sign
 #define CODE 31      // a pair's bits: the zeros, or one of the following; above them is the value
@@ -85,8 +85,8 @@ DEVICE int may_go_on(const u32* pairs) {
     return may;
 }
 
-// Where the block goes on, if one of the pairs says so: behind so many coefficients, and, times 256,
-// in whose pairs. Else 0.
+// Where the block goes on, if one of the pairs says so: behind so many coefficients, and, times
+// 256, in whose pairs. Else 0.
 DEVICE u32 next_part(const u32* pairs, int filled) {
     u32 part = 0;
     UNROLLED for (int i = 0; i < TAKEN; i++) {

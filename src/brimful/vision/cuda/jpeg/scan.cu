@@ -160,9 +160,9 @@ DEVICE u32 limit_of(const Block* block, int reader) {
     return (u32)(limit < bits ? limit : bits);
 }
 
-// Read a reader's share from a place on. With `store` the place is right, `blocks` says how many are
-// before it, and what is found is stored. Returns where the share ends; `blocks` gets those that
-// ended in it.
+// Read a reader's share from a place on. With `store` the place is right, `blocks` says how many
+// are before it, and what is found is stored. Returns where the share ends; `blocks` gets those
+// that ended in it.
 DEVICE Place read_share(
     Block* block, const Work* work, Place place, int number, int* blocks, int store
 ) {

@@ -12,9 +12,9 @@
 // method, so that the samples are the CPU decoder's. Formats: ITU-T T.81.
 //
 // The files of this folder are one source, in the order types, pairs, segments, bits, scan, dc,
-// transform, pixels, groups, place, kernels. All but the last are C that is also C++: tests compile them for
-// the CPU and run the phases of a block in turn. Between phases, all threads of a block, or those
-// of a warp, wait for each other.
+// transform, pixels, groups, place, kernels. All but the last are C that is also C++: tests compile
+// them for the CPU and run the phases of a block in turn. Between phases, all threads of a block,
+// or those of a warp, wait for each other.
 
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
