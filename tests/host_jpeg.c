@@ -57,6 +57,29 @@ int brimful_bits(const i64* image, u8* bits, u32* starts, int* segments) {
     return count;
 }
 
+// What the kernel of this name does with eight threads that tell each other their sums.
+static void collect(const Work* work, int scanned, i16* coefficients) {
+    const Record record = work->records[scanned];
+    Way way = {record.pairs, 1};
+    coefficients[0] = (i16)record.dc;
+    u8 places[64];
+    for (int i = 0; i < 64; i++) places[i] = 2 * NATURAL[i];
+    while (way.filled < 64) {
+        int filled = way.filled;
+        u32 part = 0;
+        for (int lane = 0; lane < 8; lane++) {
+            u32 pairs[TAKEN];
+            for (int i = 0; i < TAKEN; i++) pairs[i] = work->pairs[way.at + (u32)(TAKEN * lane + i)];
+            put_pairs(pairs, filled, places, coefficients);
+            if (may_go_on(pairs)) part |= next_part(pairs, filled);
+            for (int i = 0; i < TAKEN; i++) filled += length_of(pairs[i]);
+        }
+        way.filled = filled;
+        way.at += 8 * TAKEN;
+        if (part) way = way_on(part, scanned);
+    }
+}
+
 // Decode images to planes. `rounds` gets how often shares were read.
 void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
     Block* block = (Block*)malloc(sizeof(Block));
@@ -72,7 +95,6 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
                 for (t = THREADS; t--;) list_moved(block, t, rounds[i]); // whatever order
             }
             for (t = 0; t < THREADS; t++) count_groups(block, t);
-            for (t = 0; t < THREADS; t++) clear(&work, t);
             count_up(block);
             if (block->status == GOOD) {
                 for (t = 0; t < THREADS; t++) store(block, &work, t);
@@ -87,9 +109,10 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
         const Blocks blocks = blocks_of(image);
         for (int index = 0; index < blocks.count; index++) {
             int between[72], factors[8];
+            i16 coefficients[64] __attribute__((aligned(16))) = {0};
             const Target target = target_of(image, &blocks, index);
+            collect(&work, target.scanned, coefficients);
             for (t = 0; t < 8; t++) {
-                const i16* coefficients = work.coefficients + (i64)target.scanned * 64;
                 quantisers_of(work.quantisers, target.component, t, factors);
                 if (columns_of(coefficients, factors, t, between)) statuses[i] = DAMAGED;
             }

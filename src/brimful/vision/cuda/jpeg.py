@@ -31,7 +31,7 @@ ADDRESSES, FILE, CANVAS = slice(0, 4), slice(10, 12), 17
 file's address and bytes, and the row of the batch."""
 
 QUANTISERS = 3 * 64 * 2
-"""Bytes of the quantisation tables, which are kept behind the coefficients and DC's differences."""
+"""Bytes of the quantisation tables, which are kept behind the pairs and the blocks' records."""
 
 ALIGNMENT = 16
 """Of a file in the device's memory, in bytes."""
@@ -39,7 +39,7 @@ ALIGNMENT = 16
 SOURCES = tuple(
     Path(__file__).with_suffix("") / f"{name}.cu"
     for name in (
-        *("types", "segments", "bits", "scan", "dc", "transform"),
+        *("types", "pairs", "segments", "bits", "scan", "dc", "transform"),
         *("pixels", "groups", "place", "kernels"),
     )
 )
@@ -64,8 +64,8 @@ _TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 def work_bytes(decoded: int) -> int:
     """Return the bytes that decoding takes beside so many bytes of planes."""
-    differences = -(-(decoded // 64 + 1) // 8) * 8
-    return 2 * (decoded + differences) + QUANTISERS
+    records = -(-(decoded // 64 + 1) // 2) * 2
+    return 2 * (decoded + _LARGE_SCAN_THREADS) + 8 * records + QUANTISERS
 
 
 def describe(

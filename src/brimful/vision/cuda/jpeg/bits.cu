@@ -235,17 +235,3 @@ DEVICE void gather(Block* block, const Work* work, int thread) {
         for (int i = 0; i < PADDING; i++) bits[block->bytes + i] = 0xff;
     }
 }
-
-// Clear coefficients and differences: most of them are zero and are not stored. That is late, so that few lines
-// have left the cache when the others are stored in them.
-DEVICE void clear(const Work* work, int thread) {
-#ifdef __CUDACC__
-    typedef uint4 Line;
-#else
-    typedef struct { u32 x, y, z, w; } __attribute__((aligned(16))) Line;
-#endif
-    Line* lines = (Line*)work->coefficients;
-    const Line none = {0, 0, 0, 0};
-    int count = (work->room + differences_of(work->room)) / 8; // two bytes each, sixteen a line
-    for (int i = thread; i < count; i += THREADS) lines[i] = none;
-}

@@ -2,8 +2,8 @@
 
 #define BATCH 8 // blocks that are asked for together, as memory is far
 
-// Sum up the differences in a thread's blocks after `sums`, and with `store` store the sums so far
-// as coefficients, which are a line of memory each: nothing else asks for these lines.
+// Sum up the differences in a thread's blocks after `sums`, and with `store` put the sums so far in
+// their places.
 DEVICE Totals sum_blocks(const Block* block, const Work* work, int thread, Totals sums, int store) {
     int parts = block->parts, luma = block->across * block->down, part = 0;
     int each = (block->mcus + THREADS - 1) / THREADS;
@@ -12,11 +12,10 @@ DEVICE Totals sum_blocks(const Block* block, const Work* work, int thread, Total
     int interval = block->interval ? block->interval : block->mcus;
     int until = (interval - from % interval) % interval * parts;
     int sum0 = sums.sums[0], sum1 = sums.sums[1], sum2 = sums.sums[2];
-    const i16* source = work->differences + from * parts;
-    i16* target = work->coefficients + (i64)from * parts * 64;
-    for (; left > 0; left -= BATCH, source += BATCH, target += BATCH * 64) {
+    Record* records = work->records + from * parts;
+    for (; left > 0; left -= BATCH, records += BATCH) {
         int values[BATCH];
-        UNROLLED for (int i = 0; i < BATCH; i++) values[i] = i < left ? source[i] : 0;
+        UNROLLED for (int i = 0; i < BATCH; i++) values[i] = i < left ? records[i].dc : 0;
         UNROLLED for (int i = 0; i < BATCH; i++) {
             if (i < left && !until--) {
                 sum0 = sum1 = sum2 = 0;
@@ -28,7 +27,7 @@ DEVICE Totals sum_blocks(const Block* block, const Work* work, int thread, Total
             sum1 += component == 1 ? values[i] : 0;
             sum2 += component == 2 ? values[i] : 0;
             int sum = component == 0 ? sum0 : component == 1 ? sum1 : sum2;
-            if (store && i < left) target[64 * i] = (i16)sum;
+            if (store && i < left) records[i].dc = (i16)sum;
             part = part + 1 == parts ? 0 : part + 1;
         }
     }

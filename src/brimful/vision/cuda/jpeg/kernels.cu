@@ -1,6 +1,6 @@
 // The kernels.
 
-// Planes' coefficients out of files. statuses and told: what became of each image, on the device
+// Pairs and records out of files. statuses and told: what became of each image, on the device
 // and on the host.
 extern "C" __global__ void __launch_bounds__(THREADS)
 read_scans(const i64* images, int* statuses, int* told) {
@@ -39,7 +39,6 @@ read_scans(const i64* images, int* statuses, int* told) {
             __syncthreads();
         }
         count_groups(&block, thread);
-        clear(&work, thread);
         __syncthreads();
         if (thread == 0) count_up(&block);
         __syncthreads();
@@ -61,27 +60,67 @@ read_scans(const i64* images, int* statuses, int* told) {
     if (thread == 0) statuses[blockIdx.x] = told[blockIdx.x] = block.status;
 }
 
+// A block's coefficients out of its pairs, by eight threads of a warp. All of a warp come here.
+DEVICE void collect(
+    const Work* work, int scanned, int is, int lane, const u8* places, i16* coefficients
+) {
+    const uint4 none = {0, 0, 0, 0};
+    ((uint4*)coefficients)[lane] = none;
+    Record record = {0, 0};
+    if (is) record = work->records[scanned];
+    Way way = {record.pairs, is ? 1 : 64};
+    __syncwarp();
+    if (lane == 0) coefficients[0] = (i16)record.dc;
+    do {
+        u32 pairs[TAKEN];
+        UNROLLED for (int i = 0; i < TAKEN; i++)
+            pairs[i] = way.filled < 64 ? work->pairs[way.at + (u32)(TAKEN * lane + i)] : ENDS;
+        int length = 0;
+        UNROLLED for (int i = 0; i < TAKEN; i++) length += length_of(pairs[i]);
+        int sum = length;
+        UNROLLED for (int i = 1; i < 8; i *= 2) {
+            int others = __shfl_up_sync(~0u, sum, i, 8);
+            if (lane >= i) sum += others;
+        }
+        int before = way.filled + sum - length;
+        put_pairs(pairs, before, places, coefficients);
+        way.filled += __shfl_sync(~0u, sum, 7, 8);
+        way.at += 8 * TAKEN;
+        if (__any_sync(~0u, may_go_on(pairs))) { // one thread of the eight knows where
+            u32 part = next_part(pairs, before);
+            UNROLLED for (int i = 1; i < 8; i *= 2) part |= __shfl_xor_sync(~0u, part, i, 8);
+            if (part) way = way_on(part, scanned);
+        }
+    } while (__any_sync(~0u, way.filled < 64));
+    __syncwarp();
+}
+
 // Planes out of coefficients, eight threads a block of samples. Those of an image that is not GOOD
 // stay as they are.
 extern "C" __global__ void __launch_bounds__(256)
 transform_blocks(const i64* images, int* statuses, int* told) {
     __shared__ int between[32][72];
+    __shared__ __align__(16) i16 blocks_of_coefficients[32][72];
+    __shared__ u8 places[64];
     if (statuses[blockIdx.y] != GOOD) return;
     const i64* image = images + (i64)blockIdx.y * COLUMNS;
     const Work work = work_of(image);
     const Blocks blocks = blocks_of(image);
     int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8;
+    i16* coefficients = blocks_of_coefficients[block];
+    if (threadIdx.x < 64) places[threadIdx.x] = sizeof(i16) * NATURAL[threadIdx.x];
+    __syncthreads();
     int factors[8], factors_of = -1, wild = 0;
     ROLLED
     for (int i = 0; i < TRANSFORMS; i++) {
         int index = ((int)blockIdx.x * TRANSFORMS + i) * 32 + block;
         const Target target = target_of(image, &blocks, index);
+        collect(&work, target.scanned, index < blocks.count, lane, places, coefficients);
         if (index < blocks.count) {
             if (target.component != factors_of)
                 quantisers_of(work.quantisers, target.component, lane, factors);
             factors_of = target.component;
-            wild |= columns_of(work.coefficients + (i64)target.scanned * 64, factors, lane,
-                               between[block]);
+            wild |= columns_of(coefficients, factors, lane, between[block]);
         }
         __syncwarp();
         if (index < blocks.count)

@@ -145,6 +145,7 @@ DEVICE u32 resized_pixel(const Picture* picture, const i64* image, int y, int x)
     ROLLED
     for (int i = 0; i < 2; i++) {
         int row = i ? lower : upper, weight = i ? down.second_weight : down.weight;
+        if (!weight) continue; // as every row has it where three become one
         u32 pixel = upright_pixel(picture, row, left), next = pixel;
         if (across.second_weight) next = upright_pixel(picture, row, right);
         for (int j = 0; j < 3; j++) {

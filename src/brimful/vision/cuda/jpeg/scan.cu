@@ -92,12 +92,13 @@ DEVICE u32 long_step(const Block* block, const Reader* reader, int* unknown) {
     for (int i = 1; i <= 16 - LOOK_BITS; i++) length += code >= above[shorter + i];
     if (length == shorter + 17 - LOOK_BITS) // of DC there are some more
         for (; length <= 16 && code >= above[length]; length++) {}
-    if (length > 16) {
+    int value = length > 16 ? 0 : block->values_at[table][length] + (int)(code >> (16 - length));
+    u32 step = block->steps[table][value & 255];
+    if (length > 16 || code < above[shorter] || is_too_large(table, step)) {
         *unknown = 1;
         return 63 << 5 | 16;
     }
-    int value = block->values_at[table][length] + (int)(code >> (16 - length));
-    return block->steps[table][value & 255] + (u32)length;
+    return step + (u32)length;
 }
 
 // The step of all the symbols of an entry, or of its first if the block ends before the last.
@@ -121,44 +122,53 @@ DEVICE void follow(const Block* block, Reader* reader, u32 step) {
     }
 }
 
-// A coefficient that is still to be stored.
+// What is still to be stored of a step: a pair of AC, or the record of a block with its DC.
 typedef struct {
-    u32 at;
-    int value, is;
+    u32 block;
+    int value;
+    u32 code;
+    int is_pair, is_record;
 } Found;
 
 // What a step gives. `seen` gets at least WHOLE once a place is there. Of DC it is the difference.
-DEVICE Found found(
-    const Block* block, const Work* work, const Reader* reader, u32 step, u32* seen
-) {
+DEVICE Found found(const Reader* reader, u32 step, u32* seen) {
     int taken = (int)(step & 31), size = (int)(step >> 11 & 15);
-    u32 behind = reader->done + (step & 63 * ONE);
     // The value's bits; a negative one has zero first, and its bits are those of its size inverted.
     u32 bits = reader->window.high << (taken - size);
     int sign = (int)bits >> 31; // -1 of a positive one
     int most = (int)shifted(0, ~(bits ^ (u32)sign), (u32)size);
     Found found;
+    found.block = (u32)reader->blocks;
     found.value = ~(most ^ sign) + sign + 1;
-    found.at = (u32)reader->blocks * 64 + block->natural[behind / ONE];
-    if (reader->done == 0) found.at = (u32)(work->room + reader->blocks);
-    found.is = size;
-    if (size) *seen |= behind - ONE;
+    found.code = (step >> 5) - 1;
+    found.is_record = taken && reader->done == 0;
+    found.is_pair = taken && reader->done;
+    if (size) *seen |= reader->done + (step & 63 * ONE) - ONE;
     return found;
 }
 
-DEVICE void write(i16* coefficients, Found found) {
-    if (found.is) coefficients[found.at] = (i16)found.value;
+DEVICE void write(Pairs* pairs, Record* records, Found found) {
+    if (found.is_pair) append(pairs, found.code, found.value);
+    if (found.is_record) {
+        Record record = {pairs->at, found.value};
+        records[found.block] = record;
+    }
 }
 
-// Read a share from a place on. With `store` the place is right, `blocks` says how many are before
-// it, and the coefficients are stored in the scan's order, and DC's differences. Returns where the
-// share ends; `blocks` gets those that ended in it.
+DEVICE u32 limit_of(const Block* block, int reader) {
+    u64 limit = (u64)block->share * (u32)(reader + 1), bits = (u64)block->bytes * 8;
+    return (u32)(limit < bits ? limit : bits);
+}
+
+// Read a reader's share from a place on. With `store` the place is right, `blocks` says how many
+// are before it, and what is found is stored. Returns where the share ends; `blocks` gets those
+// that ended in it.
 DEVICE Place read_share(
-    Block* block, const Work* work, Place place, u32 limit, int* blocks, int store
+    Block* block, const Work* work, Place place, int number, int* blocks, int store
 ) {
     const u32* words = (const u32*)work->bits;
     const u32* starts = starts_of(block, work);
-    i16* coefficients = work->coefficients;
+    u32 limit = limit_of(block, number);
     int parts = block->parts, expected = block->mcus * parts, segments = block->segments;
     int wrong = 0;
     u32 bit = place.bit, seen = 0;
@@ -174,6 +184,8 @@ DEVICE Place read_share(
         wrong |= *blocks != segment * block->interval * parts || place.part || place.coefficient;
     Reader reader = reader_at(block, words, bit, place.part, place.coefficient);
     if (store) reader.blocks = *blocks;
+    u32 first = beginning((u32)reader.blocks, (u32)place.coefficient, number);
+    Pairs pairs = {work->pairs, first, first, 0, 0};
     while (!wrong) {
         int unknown = 0;
         // A look must not reach the share's end, nor the padding before the interval's: where a
@@ -182,8 +194,8 @@ DEVICE Place read_share(
         while ((int)bit_of(&reader.window) <= stop) {
             fill_up(&reader.window, words);
             int enough = (int)(32 * reader.window.next) - stop;
-            // A coefficient is written a step later: by then it is known where.
-            Found last = {0, 0, 0};
+            // What is found is written a step later: by then it is known.
+            Found last = {0, 0, 0, 0, 0};
             UNROLLED for (int i = 0; i < (store ? STORE_STEPS : STEPS); i++) {
                 // Values that are skipped need not be there.
                 u32 entry = look(block, &reader);
@@ -192,12 +204,12 @@ DEVICE Place read_share(
                 if (i == 0 && entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
                 else if (!store) entry = joined(&reader, entry);
                 if (store) {
-                    write(coefficients, last);
-                    last = found(block, work, &reader, entry, &seen);
+                    write(&pairs, work->records, last);
+                    last = found(&reader, entry, &seen);
                 }
                 follow(block, &reader, entry);
             }
-            write(coefficients, last);
+            write(&pairs, work->records, last);
         }
         if (store) wrong |= unknown;
         // One symbol, or what is between two intervals.
@@ -225,7 +237,7 @@ DEVICE Place read_share(
         u32 entry = look(block, &reader);
         if (entry == LONG_CODE) entry = long_step(block, &reader, &unknown);
         if (store) {
-            write(coefficients, found(block, work, &reader, entry, &seen));
+            write(&pairs, work->records, found(&reader, entry, &seen));
             wrong |= unknown;
         }
         follow(block, &reader, entry);
@@ -234,6 +246,8 @@ DEVICE Place read_share(
         // No symbol goes beyond its interval's end, and behind the last block there is none.
         wrong |= bit > end || reader.blocks + (reader.done > 0) > expected;
         if (wrong || seen >= WHOLE) block->status = DAMAGED;
+        hand_on(&pairs, work, (u32)reader.blocks, reader.done / ONE, number);
+        finish(&pairs);
     } else {
         *blocks = reader.blocks;
     }
@@ -241,11 +255,6 @@ DEVICE Place read_share(
     place.part = (int)reader.turn.part;
     place.coefficient = (int)(reader.done / ONE);
     return place;
-}
-
-DEVICE u32 limit_of(const Block* block, int thread) {
-    u64 limit = (u64)block->share * (u32)(thread + 1), bits = (u64)block->bytes * 8;
-    return (u32)(limit < bits ? limit : bits);
 }
 
 // Each share is read from where it begins first, whatever that is the middle of.
@@ -258,7 +267,7 @@ DEVICE void begin(Block* block, int thread) {
 DEVICE void read_on(Block* block, const Work* work, int reader) {
     u32 start = block->share * (u32)reader, limit = limit_of(block, reader);
     Place place = unpacked(block->begins[reader], start);
-    place = read_share(block, work, place, limit, &block->totals[reader].blocks, 0);
+    place = read_share(block, work, place, reader, &block->totals[reader].blocks, 0);
     block->ends[reader] = packed(place, limit);
 }
 
@@ -317,5 +326,5 @@ DEVICE void store(Block* block, const Work* work, int thread) {
     if (thread >= block->readers) return;
     Place place = unpacked(block->begins[thread], block->share * (u32)thread);
     int blocks = block->groups[thread / (THREADS / GROUPS)].blocks + block->totals[thread].blocks;
-    read_share(block, work, place, limit_of(block, thread), &blocks, 1);
+    read_share(block, work, place, thread, &blocks, 1);
 }

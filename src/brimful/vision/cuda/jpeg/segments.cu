@@ -117,11 +117,15 @@ DEVICE u32 step_of(int table, int length, int symbol) {
 
 // An entry of the tables: a step, and above it the same of all the symbols that the look shows
 // whole: 5 bits that they take, 6 for how many coefficients they get on by, and 6 for how many of
-// these are before the last symbol's. A code too long for the table has an entry that does nothing.
+// these are before the last symbol's. A code too long for the table has an entry that does nothing,
+// and so has one whose value is too large.
 #define STEP_BITS 15
 #define STEP_MASK ((1u << STEP_BITS) - 1)
 #define BEFORE_SHIFT 26
 #define LONG_CODE (63u << BEFORE_SHIFT)
+
+// Does a step give a coefficient of AC that no pair has room for? T.81 has none so large.
+DEVICE int is_too_large(int table, u32 step) { return table >= 2 && step >> 11 > PAIR_SIZE; }
 
 // Where the entries of a table begin, and the bits of a look into it. One is left out before those
 // of DC, whose looks shift by four bits more, so that `Turn` can have both in one number.
@@ -191,12 +195,12 @@ DEVICE void fill_tables(Block* block, const Work* work, int thread) {
             if (length <= width) {
                 int index = block->values_at[table][length] + (int)(bits >> (16 - length));
                 found = block->steps[table][index & 255] + (u32)length;
+                if (is_too_large(table, found)) found = LONG_CODE;
             }
             looks[i] = found;
         }
     }
     lay_turns(block, thread);
-    for (int i = thread; i < 128; i += THREADS) block->natural[i] = NATURAL[(i + 63) & 63];
     for (int i = thread; i < block->components * 64; i += THREADS) {
         const u8* values = work->raw + block->quantisers[block->quantiser_of[i / 64]];
         work->quantisers[i / 64 * 64 + NATURAL[i % 64]] = values[i % 64];

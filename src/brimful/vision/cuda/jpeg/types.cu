@@ -4,16 +4,17 @@
 // step with one that began at the start (A. Weissenberger, B. Schmidt: Massively Parallel Huffman
 // Decoding on GPUs, ICPP 2018; Accelerating JPEG Decompression on GPUs, HiPC 2021). So each thread
 // takes a share of the scan, and reads it again from where the thread before it ended until nobody
-// ends elsewhere than before. Then everybody knows which blocks are in its share, and stores them.
+// ends elsewhere than before. Then everybody knows which blocks are in its share, and stores them,
+// as pairs of a run and a value, from which the transform puts them together.
 //
 // The inverse transform is the one of Loeffler, Ligtenberg and Moschytz (Practical Fast 1-D DCT
 // Algorithms with 11 Multiplications, ICASSP 1989) in the fixed point of libjpeg's slow and exact
 // method, so that the samples are the CPU decoder's. Formats: ITU-T T.81.
 //
-// The files of this folder are one source, in the order types, segments, bits, scan, dc, transform,
-// pixels, groups, place, kernels. All but the last are C that is also C++: tests compile them for
-// the CPU and run the phases of a block in turn. Between phases, all threads of a block, or those
-// of a warp, wait for each other.
+// The files of this folder are one source, in the order types, pairs, segments, bits, scan, dc,
+// transform, pixels, groups, place, kernels. All but the last are C that is also C++: tests compile
+// them for the CPU and run the phases of a block in turn. Between phases, all threads of a block,
+// or those of a warp, wait for each other.
 
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
@@ -38,6 +39,7 @@ typedef unsigned long long u64;
 #ifndef THREADS
 #define THREADS 256    // of a block that reads one image
 #endif
+#define MOST_THREADS 512
 #define GROUPS 16      // of threads, whose results are summed up in turn
 #define SHARE_BITS 512 // shares are no shorter: a reader needs some room to fall into step
 #define LOOK_BITS 11   // of AC: symbols that take so many together are found in one look
@@ -98,7 +100,6 @@ typedef struct {
     u32 above[4][17];            // first code longer than so many bits, left-aligned to 16 bits
     int values_at[4][17];        // a code of that length, added to this, is the index of its symbol
     u16 steps[4][256];           // of symbols without their codes
-    u8 natural[128];             // NATURAL from 1 on, which threads read at different places
     u16 begins[THREADS], ends[THREADS]; // packed places
     u16 listed[THREADS];                // readers that have to read
     int listed_count[2];                // how many, in rounds that are even and odd
@@ -120,15 +121,21 @@ typedef struct {
     int readers, status;
 } Block;
 
+// What the scan has of a block.
+typedef struct {
+    u32 pairs; // where the first one is
+    int dc;    // the difference, later the sum
+} __attribute__((aligned(8))) Record;
+
 // What a block works on.
 typedef struct {
     const u8* raw; // the file
     int length;
-    u8* bits;      // the scan without stuffing and markers
-    i16* coefficients;
-    i16* differences; // of DC, one a block of the scan, close together
-    u16* quantisers;  // 3 x 64, in the coefficients' order
-    int room;      // bytes that `bits` and `starts` may take
+    u8* bits;        // the scan without stuffing and markers
+    u16* pairs;      // room for one a coefficient, and one a reader
+    Record* records; // one a block of the scan
+    u16* quantisers; // 3 x 64, in the coefficients' order
+    int room;        // bytes that `bits` and `starts` may take
 } Work;
 
 // A place near a bit that both sides know: readers stop less than 32 bits behind their limit.
@@ -193,8 +200,8 @@ DEVICE void* address_of(i64 number) {
     return address;
 }
 
-// Room for differences of DC, in samples of planes. A block that is one too many has some, too.
-DEVICE int differences_of(int room) { return rounded_up(room / 64 + 1, 8); }
+// Records that there is room for. A block that is one too many has one, too.
+DEVICE int records_of(int room) { return rounded_up(room / 64 + 1, 2); }
 
 DEVICE Work work_of(const i64* image) {
     Work work;
@@ -205,8 +212,8 @@ DEVICE Work work_of(const i64* image) {
     work.length = (int)image[FILE_BYTES];
     work.bits = (u8*)address_of(image[LUMA]); // the planes are written when it has been read
     work.room = luma + 2 * chroma;
-    work.coefficients = (i16*)address_of(image[WORK]);
-    work.differences = work.coefficients + work.room;
-    work.quantisers = (u16*)(work.differences + differences_of(work.room));
+    work.pairs = (u16*)address_of(image[WORK]);
+    work.records = (Record*)(work.pairs + work.room + MOST_THREADS);
+    work.quantisers = (u16*)(work.records + records_of(work.room));
     return work;
 }
