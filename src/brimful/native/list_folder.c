@@ -108,6 +108,17 @@ static void sort(struct item *items, struct item *spare, int64_t count, int64_t 
     }
 }
 
+/* Whether names are in order or in the opposite one, which leaves Python little to do. */
+static int in_order(const struct names *names) {
+    const char *name = names->text, *next;
+    int rises = 0, falls = 0;
+    for (int64_t i = 1; i < names->count && !(rises && falls); i++, name = next) {
+        next = name + strlen(name) + 1;
+        *(strcmp(name, next) < 0 ? &rises : &falls) = 1;
+    }
+    return !(rises && falls);
+}
+
 /* Bring names into the order of their bytes. Without memory for it they stay as they are. */
 static void sort_names(struct names *names) {
     struct item *items = malloc(2 * (size_t)names->count * sizeof *items);
@@ -148,7 +159,7 @@ int brimful_list_folder(const char *path, const uint64_t *suffixes, int64_t know
             failed = add(names + kind, name);
     }
     closedir(folder);
-    if (!failed && names[FILES].count > 1)
+    if (!failed && !in_order(names + FILES))
         sort_names(names + FILES);
     return failed;
 }
