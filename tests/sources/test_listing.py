@@ -6,9 +6,12 @@ import os
 import random
 import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from brimful.sources import listing, open_source
 from brimful.sources.listing import list_media, scan_media
@@ -117,6 +120,24 @@ def test_names_that_share_their_start(lists, tmp_path, prefix):
         (tmp_path / f"{prefix}{i * 7919 % 500}.jpg").touch()
     (tmp_path / f"{prefix}.jpg").touch()
     assert len(check(lists, tmp_path)[0]) == 501
+
+
+PARTS = tuple(os.fsencode(part) for part in (*"ab0-~B.", "12345678", "abcdefg", "\udcff", "\udcc3"))
+PARTS += tuple(part.encode() for part in ("ü", "日", "\ue000", "\ufb01", "\U0001f600"))
+NAMES = st.lists(st.sampled_from(PARTS), max_size=12).map(b"".join)
+FOLDERS = st.sets(NAMES, max_size=40) | st.sets(NAMES, min_size=60, max_size=150)
+
+
+@pytest.mark.parametrize("listed", [list_media, scan_media])
+@settings(max_examples=40, deadline=None)
+@given(FOLDERS, st.sampled_from((b"", b"start", b"8 bytes." * 19)))
+def test_any_names_are_in_the_order_of_their_code_points(listed, names, prefix):
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            Path(folder, os.fsdecode(prefix + name + b".jpg")).touch()
+        with os.scandir(folder) as entries:
+            expected = sorted(e.name for e in entries if e.name.rindex("."))  # not named .jpg alone
+        assert listed(folder) == (expected, [])
 
 
 def test_what_cannot_be_listed_has_the_error_of_scandir(lists, tmp_path):

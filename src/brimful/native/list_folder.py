@@ -28,6 +28,7 @@ class _Names(ctypes.Structure):
         ("text", ctypes.c_void_p),
         ("size", ctypes.c_int64),
         ("room", ctypes.c_int64),
+        ("count", ctypes.c_int64),
     )
 
 
@@ -93,7 +94,8 @@ class FolderLister:
             self._free(names)
         # A Kelvin sign is a k in lower case, which C does not know.
         files += [n for n in doubtful if n[n.rfind(".") :].lower() in self._suffixes]
-        files.sort()
+        # C has sorted by bytes, which is almost the order: bytes that are no UTF-8 go elsewhere.
+        files.sort()  # what is in order costs it a thirtieth
         return files, directories
 
 
