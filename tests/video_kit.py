@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import struct
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -101,9 +104,15 @@ class HostVideo:
         self.told: list[tuple[str, str]] = []
         self.taken = 0
         self.most = 0
+        self._thread = threading.local()
         self._refuse_stream = refuse_stream
         self._refuse_frame = refuse_frame
         self._alive: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @property
+    def works(self) -> bool:
+        """Whether FFmpeg may work on the device now, on this thread."""
+        return getattr(self._thread, "works", False)
 
     @property
     def alive(self) -> int:
@@ -112,7 +121,7 @@ class HostVideo:
 
     def open(self, path: str) -> Any:
         """Leave decoding to FFmpeg alone."""
-        return av.open(path)
+        return WatchedContainer(av.open(path), self)
 
     def start(self, stream: Any) -> Callable[[Any, int], Surface]:
         """Take every frame that is not to be refused."""
@@ -144,9 +153,39 @@ class HostVideo:
             memory=held,
         )
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Know of it while FFmpeg works."""
+        assert not self.works, "it is not to be nested"
+        self._thread.works = True
+        try:
+            yield
+        finally:
+            self._thread.works = False
+
     def refused(self, path: str, reason: str) -> None:
         """Note it."""
         self.told.append((Path(path).name, reason))
+
+
+class WatchedContainer:
+    """A container that is used as one of a device has to be."""
+
+    def __init__(self, container: Any, device: HostVideo) -> None:
+        self._container, self._device = container, device
+        self.streams, self.format = container.streams, container.format
+
+    def demux(self, stream: Any) -> Iterator[Any]:
+        for packet in self._container.demux(stream):
+            yield SimpleNamespace(size=packet.size, decode=lambda p=packet: self._decode(p))
+
+    def _decode(self, packet: Any) -> Any:
+        assert self._device.works
+        return packet.decode()
+
+    def close(self) -> None:
+        assert self._device.works
+        self._container.close()
 
 
 class Held:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,9 @@ def prototypes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     kept: list[Any] = []
     masks = device_masks.DeviceMasks.masks
 
-    def remembering(self: Any, found: Any) -> Any:
+    def remembering(self: Any, found: Any, again: Any = nullcontext) -> Any:
         kept.append(self._prototypes[: len(found)].cpu().numpy())
-        return masks(self, found)
+        return masks(self, found, again)
 
     monkeypatch.setattr(device_masks.DeviceMasks, "masks", remembering)
     return kept

@@ -8,6 +8,7 @@ over the frames that come out, whose pixels never leave it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from brimful.errors import BrimfulError
@@ -42,6 +43,13 @@ class VideoDevice(Protocol):
         Raises:
             VideoRefusedError: The device does not decode it. What is returned raises it, too,
                 for a frame that is not on the device or that it cannot convert as the CPU does.
+        """
+        ...
+
+    def working(self) -> AbstractContextManager[None]:
+        """Return what is held while FFmpeg opens, decodes a packet of, or closes such a container.
+
+        `open` does so itself.
         """
         ...
 

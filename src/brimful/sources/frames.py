@@ -8,7 +8,7 @@ frames, numbers, times and errors are the same with a device and without.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +90,16 @@ def _on_device(
     av: Any, path: str, stride: int, leave_out: Callable[[int], bool], device: VideoDevice
 ) -> Iterator[Frame]:
     """Yield frames that a device decodes; raise what ends them too early."""
-    with _opened(av, path, device.open) as container:
+    with _opened(av, path, device.open, device.working) as container:
         stream = container.streams.video[0]
         take = device.start(stream)
-        for number, frame in enumerate(_decode(container, stream)):
+        frame = None
+        for number, frame in enumerate(_decode(container, stream, device.working)):
             if number % stride == 0:
                 payload = None if leave_out(number) else take(frame, _quarter_turns(frame))
                 yield Frame(number, _milliseconds(frame), payload)
+    with device.working():
+        del container, stream, take, frame  # the decoder goes with them
 
 
 def _on_host(
@@ -119,24 +122,38 @@ def _on_host(
 
 
 @contextmanager
-def _opened(av: Any, path: str, open_: Callable[[str], Any]) -> Iterator[Any]:
+def _opened(
+    av: Any,
+    path: str,
+    open_: Callable[[str], Any],
+    working: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Any]:
     """Open a container that holds a video stream."""
     try:
         container = open_(path)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise ImageError(f"the video cannot be opened: {_reason(error)}") from None
-    with container:
+    try:
         if not container.streams.video:
             raise ImageError("the file holds no video stream")
         yield container
+    finally:
+        with working():
+            container.close()
 
 
-def _decode(container: Any, stream: Any) -> Iterator[Any]:
+def _decode(
+    container: Any,
+    stream: Any,
+    working: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Iterator[Any]:
     """Yield decoded frames; raise EOFError when the data ends before the container's index."""
     packets = 0
     for packet in container.demux(stream):
         packets += packet.size > 0
-        yield from packet.decode()
+        with working():
+            frames = packet.decode()
+        yield from frames
     # FFmpeg takes a file cut in its middle for a short one and says nothing.
     if _INDEXED in container.format.name and packets < stream.frames:
         raise EOFError(f"the file is truncated, its index lists {stream.frames} frames")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from brimful.errors import RuntimeFailedError
 from brimful.runtimes.cuda import capture as capture_module
 from brimful.runtimes.cuda.capture import capture, new_pool
+from brimful.vision.cuda.captures import synchronize
 
 STREAM, GRAPH, LAUNCHABLE = 0x51, 0x61, 0x71
 DONE = [
@@ -33,7 +35,8 @@ class Driver:
 
     def __init__(self, said: list[str], failing: str = "") -> None:
         self._said, self._failing = said, failing
-        self.graph = GRAPH
+        self.graph: int | None = GRAPH
+        self.broken = 0
 
     def _answer(self, call: str) -> int:
         self._said.append(call)
@@ -45,6 +48,10 @@ class Driver:
 
     def cuStreamEndCapture(self, stream: Any, graph: Any) -> int:
         assert stream.value == STREAM
+        if self.broken:
+            self.broken -= 1
+            self._said.append("end")
+            return 901
         graph._obj.value = self.graph
         return self._answer("end")
 
@@ -130,6 +137,53 @@ def test_work_that_fails_ends_the_capture(left: int | None, start: Start) -> Non
     assert said == ["into the pool", "begin", "end", *kept, "out of the pool"]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("broken", [1, 2])
+def test_a_capture_that_somebody_broke_is_tried_again(
+    broken: int, fails: bool, start: Start
+) -> None:
+    driver, said = start()
+    driver.broken = broken
+
+    def work() -> str:
+        said.append("work")
+        if fails and driver.broken:  # which is told at the next launch, or at the end
+            raise RuntimeError("operation failed due to a previous error during capture")
+        return f"result {said.count('work')}"
+
+    _, result = capture(work, "pool")
+    assert result == f"result {broken + 1}"
+    assert said == [DONE[0], *(broken * DONE[1:4]), *DONE[1:]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_capture_that_is_always_broken_is_told(fails: bool, start: Start) -> None:
+    driver, said = start()
+    driver.broken = 99
+
+    def work() -> None:
+        said.append("work")
+        if fails:
+            raise RuntimeError("as PyTorch says it")
+
+    told = "as PyTorch says it" if fails else "ending a capture failed: CUDA error 901"
+    with pytest.raises((RuntimeError, RuntimeFailedError), match=told):
+        capture(work, "pool")
+    assert said == [DONE[0], *(3 * DONE[1:4]), "out of the pool"]
+
+
+def test_an_interruption_is_none_to_try_again(start: Start) -> None:
+    driver, said = start()
+    driver.broken = 99
+
+    def work() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        capture(work, "pool")
+    assert said.count("begin") == said.count("end") == 1
+
+
 @pytest.mark.parametrize(
     ("failing", "told", "until"),
     [
@@ -182,3 +236,75 @@ def test_a_graph_computes_anew_and_its_memory_serves_the_next() -> None:
         first.replay()  # and does no harm
         stream.synchronize()
     assert total.item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.gpu
+def test_somebody_who_waits_for_the_device_breaks_no_capture() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    source = torch.arange(4096.0, device=device)
+    stream, pool = torch.cuda.Stream(), new_pool()
+    torch.cuda.synchronize()
+    attempts = 0
+
+    def wait() -> None:
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.synchronize(device)
+
+    def work() -> Any:
+        nonlocal attempts
+        attempts += 1
+        doubled = source * 2.0
+        if attempts == 1:
+            other = threading.Thread(target=wait)
+            other.start()
+            other.join()
+        return (doubled + 1.0).sum()
+
+    with torch.cuda.stream(stream):
+        attempts = 1
+        work()
+        stream.synchronize()
+        attempts = 0
+        graph, total = capture(work, pool)
+        graph.replay()
+        stream.synchronize()
+    assert attempts == 2
+    assert total.item() == pytest.approx(4095 * 4096 + 4096, rel=1e-5)
+
+
+@pytest.mark.gpu
+def test_captures_while_others_wait_again_and_again() -> None:
+    device = torch.device("cuda", torch.cuda.current_device())
+    source = torch.ones(4096, device=device)
+    stream, pool, done = torch.cuda.Stream(), new_pool(), threading.Event()
+    torch.cuda.synchronize()
+    waited = [0, 0]
+
+    def wait(number: int) -> None:
+        while not done.is_set():
+            synchronize(device)
+            waited[number] += 1
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    attempts = 0
+
+    def work() -> Any:
+        nonlocal attempts
+        attempts += 1
+        for _ in range(20):
+            total = (source * 2.0).sum()
+        return total
+
+    try:
+        with torch.cuda.stream(stream):
+            for _ in range(20):
+                graph, total = capture(work, pool)
+                graph.replay()
+            stream.synchronize()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert attempts == 20 and min(waited) > 20 and total.item() == 8192

@@ -11,6 +11,7 @@ from brimful.errors import MemoryBudgetError
 from brimful.memory.nvml import DeviceMemory
 from brimful.memory.size import show_bytes
 from brimful.spec import Size
+from brimful.vision.cuda.captures import synchronize
 
 SLACK = 64 * 2**20
 """Left free for what libraries load after the measurement: code of kernels not run yet."""
@@ -47,7 +48,7 @@ class Budget:
         Raises:
             MemoryBudgetError: Nothing is left.
         """
-        torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         torch.cuda.empty_cache()
         self._outside = self._memory.process() - torch.cuda.memory_reserved(self._device)
         left = self.limit - self._outside - SLACK

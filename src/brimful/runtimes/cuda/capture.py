@@ -16,11 +16,16 @@ from typing import Any, TypeVar
 import torch
 
 from brimful.errors import RuntimeFailedError
+from brimful.vision.cuda.captures import CAPTURES
 from brimful.vision.cuda.module import load_driver
 
 T = TypeVar("T")
 
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+_INVALIDATED = 901  # CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+
+ATTEMPTS = 3
+"""At a capture. Whoever else is in the process may wait for the device, which breaks it."""
 
 
 def new_pool() -> Any:
@@ -31,10 +36,11 @@ def new_pool() -> Any:
 def capture(work: Callable[[], T], pool: Any) -> tuple[Capture, T]:
     """Capture what a function launches on the current stream, without running it.
 
-    Other threads go on meanwhile and may allocate; this one must do nothing that waits.
+    Other threads go on meanwhile and may allocate; this one must do nothing that waits. Where
+    somebody waits for the whole device who knows nothing of `CAPTURES`, it is tried again.
 
     Args:
-        work: Launches; what it allocates comes from the pool.
+        work: Launches; what it allocates comes from the pool. It may be called more than once.
         pool: From `new_pool`. What was allocated and freed while one graph was captured serves the
             next one.
 
@@ -48,17 +54,23 @@ def capture(work: Callable[[], T], pool: Any) -> tuple[Capture, T]:
     stream = torch.cuda.current_stream()
     handle = ctypes.c_void_p(stream.cuda_stream)
     driver = load_driver()
-    with torch.cuda.use_mem_pool(pool, stream.device):
-        _check("beginning", driver.cuStreamBeginCapture_v2(handle, _THREAD_LOCAL))
-        graph = ctypes.c_void_p()
-        try:
-            result = work()
-        except BaseException:
-            driver.cuStreamEndCapture(handle, ctypes.byref(graph))
-            if graph:
-                driver.cuGraphDestroy(graph)
-            raise
-        _check("ending", driver.cuStreamEndCapture(handle, ctypes.byref(graph)))
+    with CAPTURES.capturing(), torch.cuda.use_mem_pool(pool, stream.device):
+        for left in reversed(range(ATTEMPTS)):
+            _check("beginning", driver.cuStreamBeginCapture_v2(handle, _THREAD_LOCAL))
+            graph = ctypes.c_void_p()
+            try:
+                result = work()
+            except BaseException as error:
+                status = driver.cuStreamEndCapture(handle, ctypes.byref(graph))
+                if graph:
+                    driver.cuGraphDestroy(graph)
+                if not (left and status == _INVALIDATED and isinstance(error, Exception)):
+                    raise
+                continue
+            status = driver.cuStreamEndCapture(handle, ctypes.byref(graph))
+            if not (left and status == _INVALIDATED):
+                break
+        _check("ending", status)
     launchable = ctypes.c_void_p()
     try:
         instantiate = driver.cuGraphInstantiateWithFlags

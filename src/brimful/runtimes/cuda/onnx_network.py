@@ -21,6 +21,7 @@ from brimful.runtimes.onnx import read_spec, takes_half
 from brimful.runtimes.runtime import Precision
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec
+from brimful.vision.cuda.captures import synchronize
 
 T = TypeVar("T")
 
@@ -133,7 +134,7 @@ class OnnxNetwork:
     def release(self) -> None:
         """Close the sessions and give their memory back; nothing may be in flight."""
         if self._forwards and self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            synchronize(self._device)
         for forward in self._forwards:
             self.call(forward.close)
         self._forwards.clear()

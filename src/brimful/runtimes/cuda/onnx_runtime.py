@@ -17,6 +17,7 @@ from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
 from brimful.runtimes.runtime import OutOfMemoryError, RuntimeOptions
 from brimful.spec import ModelSpec, Size
+from brimful.vision.cuda.captures import synchronize
 from brimful.vision.cuda.memory import zeros
 
 TORCH_ROOM = 1.25
@@ -99,7 +100,7 @@ class OnnxCudaRuntime(TorchCudaRuntime):
         size = spec.fixed_size or (2 * spec.stride, 2 * spec.stride)
         shape = (spec.fixed_batch or 1, spec.channels, *size)
         blank = zeros(shape, self._onnx.dtype, self._device)
-        torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         for _ in range(LANES):
             stream = take_stream(self._device)
             with torch.cuda.stream(stream):

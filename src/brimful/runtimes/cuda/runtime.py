@@ -43,6 +43,7 @@ from brimful.runtimes.runtime import (
 )
 from brimful.runtimes.torch_eager import cuda_device
 from brimful.spec import ModelSpec, Size
+from brimful.vision.cuda.captures import synchronize
 from brimful.vision.cuda.jpeg import JpegDecoder
 from brimful.vision.cuda.memory import zeros
 from brimful.vision.decode import MemoryFor
@@ -260,7 +261,7 @@ class TorchCudaRuntime:
         self._loaders, self._decode_note = self._open_loaders()
 
     def _close_lanes(self) -> None:
-        torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         for loader in self._loaders:
             loader.close()
         if self._decoder is not None:
@@ -347,7 +348,7 @@ class TorchCudaRuntime:
         """Give back what a batch holds that could not be launched, and tell why."""
         if flight.lane is not None:
             with contextlib.suppress(RuntimeError):  # what was queued may still read its buffers
-                torch.cuda.synchronize(self._device)
+                synchronize(self._device)
             self._free.put(flight.lane)
         flight.done(None, error)
 
@@ -388,7 +389,7 @@ class TorchCudaRuntime:
                 for bucket in reversed(buckets(capacity, self.spec.fixed_batch)):
                     for lane in lanes:
                         lane.capture(canvas, bucket, self._select)
-                torch.cuda.synchronize()
+                synchronize(self._device)
                 torch.cuda.empty_cache()  # what the warm-up took
             self._prepared.add((canvas, capacity))
         except torch.OutOfMemoryError as error:

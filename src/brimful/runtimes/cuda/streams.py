@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from brimful.errors import RuntimeFailedError
+from brimful.vision.cuda.captures import synchronize
 from brimful.vision.cuda.module import load_driver
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
@@ -34,7 +35,7 @@ def take_stream(device: Any) -> Any:
         idle = _idle.setdefault(device.index, [])
         if idle:
             return idle.pop()
-    torch.cuda.synchronize(device)  # the driver wants the device's context on this thread
+    synchronize(device)  # the driver wants the device's context on this thread
     pointer = ctypes.c_void_p()
     status = load_driver().cuStreamCreate(ctypes.byref(pointer), _NON_BLOCKING)
     if status:

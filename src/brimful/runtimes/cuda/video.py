@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from brimful.runtimes.cuda.techniques import Techniques
 from brimful.runtimes.threads import available_cpus
 from brimful.runtimes.video import TakeFrame, VideoRefusedError
 from brimful.spec import ModelSpec
+from brimful.vision.cuda.captures import CAPTURES
 from brimful.vision.cuda.letterbox import upright
 from brimful.vision.cuda.memory import zeros
 from brimful.vision.cuda.nv12 import Colour, pitch_of, to_bgr
@@ -100,7 +102,8 @@ class CudaVideo:
             with torch.cuda.device(self._device):
                 # A thread has no current context before it launches something.
                 zeros((1,), torch.uint8, self._device)
-                return av.open(path, hwaccel=chosen)
+                with self.working():
+                    return av.open(path, hwaccel=chosen)
         except av.FFmpegError as error:  # of the file or of the driver: the CPU finds out which
             reason = error.strerror or str(error)
             raise VideoRefusedError(f"it cannot be opened with NVDEC: {reason}") from None
@@ -133,6 +136,10 @@ class CudaVideo:
                 raise VideoRefusedError("the device has no memory for its frames") from None
 
         return take
+
+    def working(self) -> AbstractContextManager[None]:
+        """Hold off captures: NVDEC waits for the device when it is opened and closed."""
+        return CAPTURES.waiting()
 
     def refused(self, path: str, reason: str) -> None:
         """Count a video that the CPU decodes, and say so when the reason is a new one."""
@@ -192,10 +199,10 @@ def check(frame: Any, width: int, height: int) -> None:
         raise VideoRefusedError(f"its pixels are {pixels}, and only 8-bit 4:2:0 is converted")
     if frame.interlaced_frame:
         raise VideoRefusedError("it is interlaced")
+    if width % 2 or height % 2:  # such a frame is larger by one
+        raise VideoRefusedError(f"its pictures have odd sides, {width}x{height}")
     if (frame.width, frame.height) != (width, height):
         raise VideoRefusedError("its pictures are cropped at the left or the top")
-    if width % 2 or height % 2:
-        raise VideoRefusedError(f"its pictures have odd sides, {width}x{height}")
     if Colour.of(int(frame.colorspace), int(frame.color_range)) is None:
         raise VideoRefusedError(f"its colour matrix, number {int(frame.colorspace)}, is unknown")
 

@@ -22,6 +22,7 @@ import torch
 
 from brimful.errors import RuntimeFailedError
 from brimful.models.artifact import artifact
+from brimful.vision.cuda.captures import synchronize
 
 _lock = threading.Lock()
 _loaded: dict[tuple[str, type[ctypes.CDLL]], Any] = {}
@@ -51,7 +52,7 @@ class CudaModule:
         image = compiled(name, sources, f"sm_{major}{minor}", defines)
         self._driver = load_driver()
         self._module = ctypes.c_void_p()
-        torch.cuda.synchronize(device)  # the driver wants the device's context on this thread
+        synchronize(device)  # the driver wants the device's context on this thread
         _check("cuModuleLoadData", self._driver.cuModuleLoadData(ctypes.byref(self._module), image))
 
     def kernel(self, name: str, *, carveout: int | None = None) -> Kernel:

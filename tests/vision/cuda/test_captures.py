@@ -1,0 +1,99 @@
+"""Captures and what waits for the device, which must not happen together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from brimful.errors import RuntimeFailedError
+from brimful.vision.cuda.captures import CaptureGuard
+
+SOON, LONG = 0.05, 10.0
+
+
+class Holder:
+    """A thread that enters a context, and leaves it when told."""
+
+    def __init__(self, context: AbstractContextManager[None]) -> None:
+        self.entered, self._leave = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._hold, args=(context,), daemon=True)
+        self._thread.start()
+
+    def _hold(self, context: AbstractContextManager[None]) -> None:
+        with context:
+            self.entered.set()
+            assert self._leave.wait(LONG)
+
+    def leave(self) -> None:
+        self._leave.set()
+        self._thread.join(LONG)
+        assert not self._thread.is_alive()
+
+
+Kind = Callable[[CaptureGuard], AbstractContextManager[None]]
+CAPTURING: Kind = CaptureGuard.capturing
+WAITING: Kind = CaptureGuard.waiting
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(CAPTURING, WAITING), (WAITING, CAPTURING), (CAPTURING, CAPTURING)]
+)
+def test_one_goes_after_the_other(first: Kind, second: Kind) -> None:
+    guard = CaptureGuard()
+    one = Holder(first(guard))
+    assert one.entered.wait(LONG)
+    other = Holder(second(guard))
+    assert not other.entered.wait(SOON)
+    one.leave()
+    assert other.entered.wait(LONG)
+    other.leave()
+
+
+def test_many_may_wait_at_a_time() -> None:
+    guard = CaptureGuard()
+    holders = [Holder(guard.waiting()) for _ in range(3)]
+    assert all(holder.entered.wait(LONG) for holder in holders)
+    capture = Holder(guard.capturing())
+    for holder in holders:
+        assert not capture.entered.wait(SOON)
+        holder.leave()
+    assert capture.entered.wait(LONG)
+    capture.leave()
+
+
+def test_a_capture_goes_before_those_that_come_later() -> None:
+    """Else videos, which wait for each packet, would keep it off for ever."""
+    guard = CaptureGuard()
+    one = Holder(guard.waiting())
+    assert one.entered.wait(LONG)
+    capture = Holder(guard.capturing())
+    assert not capture.entered.wait(SOON)
+    later = Holder(guard.waiting())
+    assert not later.entered.wait(SOON)
+    one.leave()
+    assert capture.entered.wait(LONG) and not later.entered.wait(SOON)
+    capture.leave()
+    assert later.entered.wait(LONG)
+    later.leave()
+
+
+@pytest.mark.parametrize("kind", [CAPTURING, WAITING])
+def test_an_error_lets_others_in(kind: Kind) -> None:
+    guard = CaptureGuard()
+    with pytest.raises(ZeroDivisionError), kind(guard):
+        raise ZeroDivisionError
+    for context in (guard.capturing(), guard.waiting()):
+        holder = Holder(context)
+        assert holder.entered.wait(LONG)
+        holder.leave()
+
+
+def test_who_captures_must_not_wait() -> None:
+    guard = CaptureGuard()
+    with guard.capturing(), pytest.raises(RuntimeFailedError, match="must not wait"):
+        guard.waiting().__enter__()
+    with guard.waiting():
+        pass
