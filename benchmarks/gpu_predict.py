@@ -33,8 +33,9 @@ from gpu_common import (
 )
 
 BATCH = 128
-RUNS = 3
-"""Whole jobs, one after the other: one is over in a second, and NVML looks back as far."""
+RUNS, SECONDS = 3, 8.0
+"""Whole jobs, one after the other, at least so many and for so long: one is over in a second, and
+NVML looks back as far, so it counts what was before the first one, too."""
 CASES = (
     ("yolo26n", (480, 640), 20_000),
     ("yolo26m", (480, 640), 8_000),
@@ -65,7 +66,7 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
         before = getattr(engine.runtime, "timings", {})
         cpu, rates = time.process_time(), []
         with GpuMonitor() as monitor:
-            for _ in range(RUNS):
+            while len(rates) < RUNS or sum(len(files) / rate for rate in rates) < SECONDS:
                 output.unlink(missing_ok=True)
                 begun = time.perf_counter()
                 sink = json_lines(engine, output)
@@ -95,12 +96,12 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
         runs_img_s=[round(rate, 1) for rate in rates],
         gpu_busy=round(monitor.busy, 1),
         peak_mib=monitor.peak >> 20,
-        parent_cpu_us=round(1e6 * cpu / (RUNS * len(rows)), 1),
+        parent_cpu_us=round(1e6 * cpu / (len(rates) * len(rows)), 1),
         start_s=round(start_s, 2),
         limits=report.limits.name,
         stages={use.name: round(use.busy, 3) for use in report.stages},
         driver={k: round((spent - before[k]) / seconds, 3) for k, spent in timings.items()},
-        mean_batch=round(RUNS * len(rows) / max(1, sum(report.batches.values())), 1),
+        mean_batch=round(len(rates) * len(rows) / max(1, sum(report.batches.values())), 1),
         engine=described,
     )
 
