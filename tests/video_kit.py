@@ -174,14 +174,18 @@ class WatchedContainer:
     def __init__(self, container: Any, device: HostVideo) -> None:
         self._container, self._device = container, device
         self.streams, self.format = container.streams, container.format
+        self._begun = False  # there was a frame: what opens the decoder is over
 
     def demux(self, stream: Any) -> Iterator[Any]:
         for packet in self._container.demux(stream):
+            assert self._device.works != self._begun
             yield SimpleNamespace(size=packet.size, decode=lambda p=packet: self._decode(p))
 
     def _decode(self, packet: Any) -> Any:
         assert self._device.works
-        return packet.decode()
+        frames = packet.decode()
+        self._begun |= bool(frames)
+        return frames
 
     def close(self) -> None:
         assert self._device.works

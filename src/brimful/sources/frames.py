@@ -8,7 +8,7 @@ frames, numbers, times and errors are the same with a device and without.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,12 +148,18 @@ def _decode(
     working: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Any]:
     """Yield decoded frames; raise EOFError when the data ends before the container's index."""
-    packets = 0
-    for packet in container.demux(stream):
-        packets += packet.size > 0
-        with working():
-            frames = packet.decode()
-        yield from frames
+    packets, begun = 0, False
+    with ExitStack() as beginning:
+        # Threads of FFmpeg's open the decoder, at some time before there is a frame.
+        beginning.enter_context(working())
+        for packet in container.demux(stream):
+            packets += packet.size > 0
+            with working() if begun else nullcontext():
+                frames = packet.decode()
+            if frames and not begun:
+                begun = True
+                beginning.close()
+            yield from frames
     # FFmpeg takes a file cut in its middle for a short one and says nothing.
     if _INDEXED in container.format.name and packets < stream.frames:
         raise EOFError(f"the file is truncated, its index lists {stream.frames} frames")
