@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
 import shlex
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from brimful.errors import BrimfulError
+from brimful.errors import BrimfulError, UsageError
 from brimful.models.artifact import artifact
 
+T = TypeVar("T")
+U = TypeVar("U")
+
 TIMEOUT_S = 60
+
+_log = logging.getLogger("brimful")
 
 
 class CompilerError(BrimfulError):
@@ -62,6 +70,21 @@ def load_library(name: str) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise CompilerError(f"{path} cannot be loaded: {error}") from None
+
+
+def compiled_or(make: Callable[[], T], otherwise: U, consequence: str) -> T | U:
+    """Return what something in C makes possible, or else what does without it.
+
+    Args:
+        make: Loads it; see `load_library` for what it raises.
+        otherwise: What does without it.
+        consequence: What is slower then, for the log.
+    """
+    try:
+        return make()
+    except (CompilerError, UsageError) as error:
+        _log.info("%s: %s", consequence, error)
+        return otherwise
 
 
 def _compiler() -> list[str]:

@@ -7,13 +7,12 @@ threads, for which it then waits, that is three times a frame (see read_files.py
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brimful.native.compile import CompilerError, load_library
+from brimful.native.compile import compiled_or, load_library
 
 COLUMNS = 6
 """Numbers that describe a plane: address, bytes from row to row, address of the target, its bytes
@@ -23,16 +22,10 @@ CopyPlanes = Callable[[NDArray[np.int64]], None]
 """Copies planes, int64 (planes, COLUMNS), contiguous. All that the numbers name must exist, and no
 two rows of the targets may overlap. Bytes between two rows of a target may be overwritten."""
 
-_log = logging.getLogger("brimful")
-
 
 def open_copier() -> CopyPlanes:
     """Return what copies planes: in C where it can be compiled, or else with numpy, slower."""
-    try:
-        return compiled_copier()
-    except CompilerError as error:
-        _log.info("planes of frames are copied one by one: %s", error)
-        return copy_with_numpy
+    return compiled_or(compiled_copier, copy_with_numpy, "planes of frames are copied one by one")
 
 
 def compiled_copier() -> CopyPlanes:

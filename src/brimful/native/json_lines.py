@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,9 +15,8 @@ import numpy as np
 import orjson
 
 from brimful.detections import Detections
-from brimful.errors import UsageError
 from brimful.formats.json_record import encode_jsonl
-from brimful.native.compile import CompilerError, load_library
+from brimful.native.compile import compiled_or, load_library
 from brimful.spec import Size
 
 EncodeLines = Callable[[Sequence[Detections]], bytes]
@@ -29,17 +27,12 @@ _DETECTION, _IMAGE = 160, 64
 brackets and numbers, of which a float32 takes 17 and an index 19."""
 
 _TAIL = b'],"error":null}\n'
-_log = logging.getLogger("brimful")
 
 
 @functools.cache
 def open_encoder() -> EncodeLines:
     """Return what writes lines: in C where it can be compiled, or else in Python, slower."""
-    try:
-        return compiled_encoder()
-    except (CompilerError, UsageError) as error:  # results can be written all the same
-        _log.info("JSON lines are written by the interpreter: %s", error)
-        return encode_jsonl
+    return compiled_or(compiled_encoder, encode_jsonl, "JSON lines are written by the interpreter")
 
 
 def compiled_encoder() -> EncodeLines:

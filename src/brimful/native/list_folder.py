@@ -7,18 +7,14 @@ of images needs nothing but its name (benchmarks/NOTES.md).
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import sys
 from collections.abc import Collection
 
-from brimful.errors import UsageError
-from brimful.native.compile import CompilerError, load_library
+from brimful.native.compile import compiled_or, load_library
 
 _LONGEST = 8
 """Bytes of a suffix."""
-
-_log = logging.getLogger("brimful")
 
 
 class _Names(ctypes.Structure):
@@ -36,11 +32,9 @@ def open_lister(suffixes: Collection[str]) -> FolderLister | None:
     """Return a lister, or None where none can be compiled: then the interpreter lists."""
     if sys.getfilesystemencoding() != "utf-8":  # another one may not tell a zero byte from a letter
         return None
-    try:
-        return FolderLister(suffixes)
-    except (CompilerError, UsageError) as error:  # folders can be listed all the same
-        _log.info("folders are listed by the interpreter: %s", error)
-        return None
+    return compiled_or(
+        lambda: FolderLister(suffixes), None, "folders are listed by the interpreter"
+    )
 
 
 class FolderLister:

@@ -8,7 +8,6 @@ more than all of the interpreter's work (benchmarks/NOTES.md).
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brimful.native.compile import CompilerError, load_library
+from brimful.native.compile import compiled_or, load_library
 
 LARGEST = 4 * 2**20
 """Bytes of a file; a larger one is read on its own."""
@@ -27,7 +26,6 @@ TOGETHER = 2**20
 ALIGNMENT = 64
 """Bytes: where a file may start in such a piece."""
 
-_log = logging.getLogger("brimful")
 _address, _byte = ctypes.addressof, ctypes.c_char.from_buffer
 
 
@@ -56,11 +54,7 @@ NO_STARTS = Starts()
 
 def open_reader() -> FileReader | None:
     """Return a reader, or None where none can be compiled: then files are read one by one."""
-    try:
-        return FileReader()
-    except CompilerError as error:
-        _log.info("files are read one by one: %s", error)
-        return None
+    return compiled_or(FileReader, None, "files are read one by one")
 
 
 class FileReader:
