@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -78,6 +79,28 @@ def test_a_capture_goes_before_those_that_come_later() -> None:
     capture.leave()
     assert later.entered.wait(LONG)
     later.leave()
+
+
+def test_patience_ends() -> None:
+    """But for another capture, which is over soon."""
+    guard = CaptureGuard(patience_s=SOON)
+    stuck = Holder(guard.waiting())
+    assert stuck.entered.wait(LONG)
+    first, second = (Holder(guard.capturing()) for _ in range(2))
+    deadline = time.monotonic() + LONG
+    while not (first.entered.is_set() or second.entered.is_set()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(4 * SOON)
+    assert first.entered.is_set() != second.entered.is_set()
+    one, other = (first, second) if first.entered.is_set() else (second, first)
+    one.leave()
+    assert other.entered.wait(LONG)
+    other.leave()
+    stuck.leave()
+    holder = Holder(guard.waiting())
+    assert holder.entered.wait(LONG)
+    holder.leave()
 
 
 @pytest.mark.parametrize("kind", [CAPTURING, WAITING])

@@ -17,12 +17,17 @@ import torch
 
 from brimful.errors import RuntimeFailedError
 
+PATIENCE_S = 2.0
+"""For which a capture is put off at most. A video that has begun and brings no frame must not stop
+an engine: a capture that is broken can be tried again."""
+
 
 class CaptureGuard:
     """Captures are alone; what waits may be many at a time, and lets a capture go first."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = PATIENCE_S) -> None:
         """Begin with nobody."""
+        self._patience_s = patience_s
         self._changed = threading.Condition()
         self._waiting = 0
         self._wanted = 0
@@ -30,11 +35,12 @@ class CaptureGuard:
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """Hold off all that waits for the device, once what has begun is done."""
+        """Hold off all that waits for the device, once what has begun is done or patience ends."""
         with self._changed:
             self._wanted += 1
             try:
-                self._changed.wait_for(lambda: not self._waiting and self._captures is None)
+                self._changed.wait_for(lambda: not self._waiting, self._patience_s)
+                self._changed.wait_for(lambda: self._captures is None)
             finally:
                 self._wanted -= 1
             self._captures = threading.get_ident()
