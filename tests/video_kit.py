@@ -86,6 +86,7 @@ class HostVideo:
         told: The (file name, reason) of every video that the CPU was left with.
         taken: Frames that came as surfaces.
         most: Most surfaces alive at a time.
+        closed_at_work: Whether FFmpeg might work on the device when each decoder went.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class HostVideo:
         self.told: list[tuple[str, str]] = []
         self.taken = 0
         self.most = 0
+        self.closed_at_work: list[bool] = []
         self._thread = threading.local()
         self._refuse_stream = refuse_stream
         self._refuse_frame = refuse_frame
@@ -173,11 +175,14 @@ class WatchedContainer:
 
     def __init__(self, container: Any, device: HostVideo) -> None:
         self._container, self._device = container, device
-        self.streams, self.format = container.streams, container.format
+        self.streams = SimpleNamespace(
+            video=[WatchedStream(stream, device) for stream in container.streams.video]
+        )
+        self.format = container.format
         self._begun = False  # there was a frame: what opens the decoder is over
 
     def demux(self, stream: Any) -> Iterator[Any]:
-        for packet in self._container.demux(stream):
+        for packet in self._container.demux(stream.stream):
             assert self._device.works != self._begun
             yield SimpleNamespace(size=packet.size, decode=lambda p=packet: self._decode(p))
 
@@ -190,6 +195,16 @@ class WatchedContainer:
     def close(self) -> None:
         assert self._device.works
         self._container.close()
+
+
+class WatchedStream:
+    """A stream that tells how its last reference went: the decoder goes with it."""
+
+    def __init__(self, stream: Any, device: HostVideo) -> None:
+        self.stream, self.frames, self._device = stream, stream.frames, device
+
+    def __del__(self) -> None:
+        self._device.closed_at_work.append(self._device.works)
 
 
 class Held:

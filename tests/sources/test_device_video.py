@@ -66,6 +66,7 @@ def test_a_device_changes_nothing_but_where_the_pixels_are(clip, stride):
     assert_same(found, images_of(open_source(clip, **options)))
     assert surfaces(found) == [n for n in range(0, 60, stride) if ("clip.mp4", n) not in done]
     assert not device.told
+    assert device.closed_at_work == [True]
 
 
 def test_without_a_device_there_are_no_surfaces(clip):

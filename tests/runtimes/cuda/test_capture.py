@@ -123,6 +123,17 @@ def test_a_graph_is_captured_launched_and_freed(start: Start) -> None:
     assert said == ["launch", "launch", "destroy launchable"]
 
 
+def test_nobody_waits_for_the_device_meanwhile(start: Start) -> None:
+    start()
+
+    def work() -> str:
+        with pytest.raises(RuntimeFailedError, match="must not wait"):
+            synchronize("device")
+        return "result"
+
+    assert capture(work, "pool")[1] == "result"
+
+
 @pytest.mark.parametrize("left", [GRAPH, None])
 def test_work_that_fails_ends_the_capture(left: int | None, start: Start) -> None:
     driver, said = start()

@@ -12,7 +12,7 @@ import pytest
 from brimful.errors import RuntimeFailedError
 from brimful.vision.cuda.captures import CaptureGuard
 
-SOON, LONG = 0.05, 10.0
+SOON, LONG, FOR_EVER = 0.05, 10.0, 1000.0
 
 
 class Holder:
@@ -43,7 +43,7 @@ WAITING: Kind = CaptureGuard.waiting
     ("first", "second"), [(CAPTURING, WAITING), (WAITING, CAPTURING), (CAPTURING, CAPTURING)]
 )
 def test_one_goes_after_the_other(first: Kind, second: Kind) -> None:
-    guard = CaptureGuard()
+    guard = CaptureGuard(FOR_EVER)
     one = Holder(first(guard))
     assert one.entered.wait(LONG)
     other = Holder(second(guard))
@@ -54,7 +54,7 @@ def test_one_goes_after_the_other(first: Kind, second: Kind) -> None:
 
 
 def test_many_may_wait_at_a_time() -> None:
-    guard = CaptureGuard()
+    guard = CaptureGuard(FOR_EVER)
     holders = [Holder(guard.waiting()) for _ in range(3)]
     assert all(holder.entered.wait(LONG) for holder in holders)
     capture = Holder(guard.capturing())
@@ -67,7 +67,7 @@ def test_many_may_wait_at_a_time() -> None:
 
 def test_a_capture_goes_before_those_that_come_later() -> None:
     """Else videos, which wait for each packet, would keep it off for ever."""
-    guard = CaptureGuard()
+    guard = CaptureGuard(FOR_EVER)
     one = Holder(guard.waiting())
     assert one.entered.wait(LONG)
     capture = Holder(guard.capturing())
@@ -105,7 +105,7 @@ def test_patience_ends() -> None:
 
 @pytest.mark.parametrize("kind", [CAPTURING, WAITING])
 def test_an_error_lets_others_in(kind: Kind) -> None:
-    guard = CaptureGuard()
+    guard = CaptureGuard(FOR_EVER)
     with pytest.raises(ZeroDivisionError), kind(guard):
         raise ZeroDivisionError
     for context in (guard.capturing(), guard.waiting()):
@@ -115,7 +115,7 @@ def test_an_error_lets_others_in(kind: Kind) -> None:
 
 
 def test_who_captures_must_not_wait() -> None:
-    guard = CaptureGuard()
+    guard = CaptureGuard(FOR_EVER)
     with guard.capturing(), pytest.raises(RuntimeFailedError, match="must not wait"):
         guard.waiting().__enter__()
     with guard.waiting():
