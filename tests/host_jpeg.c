@@ -126,9 +126,9 @@ void brimful_decode(const i64* images, int* statuses, int count, int* rounds) {
 // What Python says as well.
 void brimful_constants(int* out) {
     const int constants[] = {COLUMNS, LUMA, WORK, FILE_AT, FILE_BYTES, CANVAS,
-                             THREADS, 8 * TRANSFORMS, GROUP, LINES,
+                             THREADS, MOST_THREADS, 8 * TRANSFORMS, GROUP, LINES,
                              GOOD, UNSUPPORTED, DAMAGED};
-    for (int i = 0; i < 13; i++) out[i] = constants[i];
+    for (int i = 0; i < 14; i++) out[i] = constants[i];
 }
 
 // Place one image on its canvas.

@@ -23,12 +23,13 @@ from oracles import asset, shared
 
 
 def test_both_languages_say_the_same() -> None:
-    found = (ctypes.c_int * 13)()
+    found = (ctypes.c_int * 14)()
     library().brimful_constants(found)
     assert list(found) == [
         *(jpeg.COLUMNS, jpeg.ADDRESSES.start, jpeg.ADDRESSES.stop - 1),
         *(jpeg.FILE.start, jpeg.FILE.stop - 1, jpeg.CANVAS),
-        *(jpeg._SCAN_THREADS, jpeg._SAMPLES, jpeg._PIXELS, jpeg._LINES),
+        *(jpeg._SCAN_THREADS, jpeg._LARGE_SCAN_THREADS),
+        *(jpeg._SAMPLES, jpeg._PIXELS, jpeg._LINES),
         *(GOOD, UNSUPPORTED, DAMAGED),
     ]
 

@@ -39,7 +39,7 @@ typedef unsigned long long u64;
 #ifndef THREADS
 #define THREADS 256    // of a block that reads one image
 #endif
-#define MOST_THREADS 512
+#define MOST_THREADS 512 // that there may be: a pair has bits for a reader's number
 #define GROUPS 16      // of threads, whose results are summed up in turn
 #define SHARE_BITS 512 // shares are no shorter: a reader needs some room to fall into step
 #define LOOK_BITS 11   // of AC: symbols that take so many together are found in one look
