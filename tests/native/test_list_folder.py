@@ -79,12 +79,8 @@ def test_c_sorts_by_bytes(
     assert found == sorted(made)
 
 
-def test_without_a_compiler_there_is_no_lister(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_there_is_no_lister(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="brimful"):
         assert open_lister([".jpg"]) is None
     assert "there is no C compiler" in caplog.text

@@ -162,12 +162,8 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert library.stat().st_mtime_ns == made
 
 
-def test_without_a_compiler_there_is_no_reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_there_is_no_reader(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="brimful"):
         assert open_reader() is None
     assert "there is no C compiler" in caplog.text

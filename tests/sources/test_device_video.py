@@ -128,6 +128,7 @@ def test_the_cpu_goes_on_where_the_device_gives_up(clip, stride, at):
     assert_same(found, images_of(open_source(clip, **options)))
     assert len(surfaces(found)) == at == device.taken
     assert len(device.told) == 1
+    assert device.closed_at_work == [True]
 
 
 @pytest.mark.parametrize("fault", ["truncated", "garbage"])
@@ -217,6 +218,7 @@ def test_leaving_early_closes_the_device_s_frames(clip):
     frames = read_frames(str(clip), device=device)
     kept = next(frames)
     frames.close()
+    assert device.closed_at_work == [True]
     assert device.alive == 1
     del kept
     assert device.alive == 0

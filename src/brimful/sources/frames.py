@@ -90,16 +90,18 @@ def _on_device(
     av: Any, path: str, stride: int, leave_out: Callable[[int], bool], device: VideoDevice
 ) -> Iterator[Frame]:
     """Yield frames that a device decodes; raise what ends them too early."""
-    with _opened(av, path, device.open, device.working) as container:
-        stream = container.streams.video[0]
-        take = device.start(stream)
-        frame = None
-        for number, frame in enumerate(_decode(container, stream, device.working)):
-            if number % stride == 0:
-                payload = None if leave_out(number) else take(frame, _quarter_turns(frame))
-                yield Frame(number, _milliseconds(frame), payload)
-    with device.working():
-        del container, stream, take, frame  # the decoder goes with them
+    container = stream = take = frame = None
+    try:
+        with _opened(av, path, device.open, device.working) as container:
+            stream = container.streams.video[0]
+            take = device.start(stream)
+            for number, frame in enumerate(_decode(container, stream, device.working)):
+                if number % stride == 0:
+                    payload = None if leave_out(number) else take(frame, _quarter_turns(frame))
+                    yield Frame(number, _milliseconds(frame), payload)
+    finally:
+        with device.working():
+            del container, stream, take, frame  # the decoder goes with them
 
 
 def _on_host(

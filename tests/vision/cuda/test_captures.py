@@ -103,6 +103,29 @@ def test_patience_ends() -> None:
     holder.leave()
 
 
+def test_a_capture_that_gives_up_lets_others_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is interrupted while it is put off."""
+    guard = CaptureGuard(FOR_EVER)
+    stuck = Holder(guard.waiting())
+    assert stuck.entered.wait(LONG)
+    later: list[Holder] = []
+    wait_for = guard._changed.wait_for
+
+    def interrupted(predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        if timeout is None:
+            return wait_for(predicate)
+        later.append(Holder(guard.waiting()))
+        assert not wait_for(later[0].entered.is_set, SOON)  # it waits, too
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guard._changed, "wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        guard.capturing().__enter__()
+    assert later[0].entered.wait(LONG)
+    later[0].leave()
+    stuck.leave()
+
+
 @pytest.mark.parametrize("kind", [CAPTURING, WAITING])
 def test_an_error_lets_others_in(kind: Kind) -> None:
     guard = CaptureGuard(FOR_EVER)

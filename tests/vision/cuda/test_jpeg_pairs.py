@@ -16,7 +16,11 @@ END, ZEROS = 0x00, 0xF0
 
 COMMON = [END, 0x01, 0x02]
 SYMBOLS = [*COMMON, ZEROS, *(s for s in range(256) if s & 15 and s not in COMMON)]
-TABLES = {"short": {9: len(SYMBOLS)}, "mixed": {2: 3, 11: len(SYMBOLS) - 3}, "long": {16: 242}}
+TABLES = {
+    "short": {9: len(SYMBOLS)},
+    "mixed": {2: 3, 11: len(SYMBOLS) - 3},
+    "long": {16: len(SYMBOLS)},
+}
 """How many codes of AC there are of each length: looks show some whole, one, or none."""
 
 Symbol = tuple[int, int]

@@ -43,6 +43,7 @@ class CaptureGuard:
                 self._changed.wait_for(lambda: self._captures is None)
             finally:
                 self._wanted -= 1
+                self._changed.notify_all()
             self._captures = threading.get_ident()
         try:
             yield
