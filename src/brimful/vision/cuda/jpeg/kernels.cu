@@ -102,14 +102,14 @@ transform_blocks(const i64* images, int* statuses, int* told) {
     __shared__ int between[32][72];
     __shared__ __align__(16) i16 blocks_of_coefficients[32][72];
     __shared__ u8 places[64];
-    if (statuses[blockIdx.y] != GOOD) return;
+    if (threadIdx.x < 64) places[threadIdx.x] = sizeof(i16) * NATURAL[threadIdx.x];
+    // Another block may find the image damaged just now: all of this one go on, or none.
+    if (!__syncthreads_and(statuses[blockIdx.y] == GOOD)) return;
     const i64* image = images + (i64)blockIdx.y * COLUMNS;
     const Work work = work_of(image);
     const Blocks blocks = blocks_of(image);
     int block = (int)threadIdx.x / 8, lane = (int)threadIdx.x % 8;
     i16* coefficients = blocks_of_coefficients[block];
-    if (threadIdx.x < 64) places[threadIdx.x] = sizeof(i16) * NATURAL[threadIdx.x];
-    __syncthreads();
     int factors[8], factors_of = -1, wild = 0;
     ROLLED
     for (int i = 0; i < TRANSFORMS; i++) {
