@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brimful.spec import Size, Task
+from brimful.spec import ModelSpec, Size, Task
 
 if TYPE_CHECKING:
     from brimful.formats.coco import CategoryMap
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
+
+FailureKind = Literal["image", "deadline", "cancelled", "overload", "runtime"]
+"""Why an image has no result.
+
+- `image`: it cannot be read, decoded or placed.
+- `deadline`: its deadline passed before it was run.
+- `cancelled`: nobody wanted its result any more.
+- `overload`: the engine had no room for it.
+- `runtime`: the model could not be run on it.
+"""
 
 
 def _no_boxes() -> FloatArray:
@@ -52,6 +62,7 @@ class Detections:
         probs: float32 (classes,), classify only.
         truncated: More candidates passed `conf` than NMS looks at; the weakest were dropped.
         error: Why there is no result for this image, or None.
+        failure: What kind of reason that is, or None; it is set exactly when `error` is.
     """
 
     image: str
@@ -72,6 +83,7 @@ class Detections:
     probs: FloatArray | None = None
     truncated: bool = False
     error: str | None = None
+    failure: FailureKind | None = None
 
     def __len__(self) -> int:
         """Return the number of detections."""
@@ -147,9 +159,8 @@ def new_detections(
     obb: FloatArray | None,
     probs: FloatArray | None,
     truncated: bool,
-    error: str | None,
 ) -> Detections:
-    """Make Detections of all their fields, in the order of the class, seven times as fast.
+    """Make Detections of an image that has a result, seven times as fast as the class does.
 
     A frozen dataclass sets each field through `object.__setattr__`, which takes longer than all
     else that is done for an ordinary image. A draft has the same slots and none of that, and
@@ -173,7 +184,45 @@ def new_detections(
     draft.obb = obb
     draft.probs = probs
     draft.truncated = truncated
-    draft.error = error
+    draft.error = None
+    draft.failure = None
     draft.__class__ = Detections
     made: Detections = draft
     return made
+
+
+def failed_detections(
+    spec: ModelSpec,
+    image: str,
+    index: int,
+    kind: FailureKind,
+    error: str,
+    *,
+    frame: int | None = None,
+    pts_ms: float | None = None,
+    size: Size = (0, 0),
+) -> Detections:
+    """Return the Detections of an image that has no result.
+
+    Args:
+        spec: The model.
+        image: Key of the image.
+        index: Position of the image in its source.
+        kind: What kind of reason there is.
+        error: The reason.
+        frame: Frame number within a video, if it is one.
+        pts_ms: Presentation time of the frame in milliseconds, likewise.
+        size: (height, width) of the image; zeros when it is not known.
+    """
+    return Detections(
+        image=image,
+        index=index,
+        frame=frame,
+        pts_ms=pts_ms,
+        height=size[0],
+        width=size[1],
+        task=spec.task,
+        names=spec.names,
+        error=error,
+        failure=kind,
+    )

@@ -81,6 +81,16 @@ class EngineStoppedError(BrimfulError):
     http_status = 503
 
 
+class DeviceFailedError(EngineStoppedError):
+    """The device fails whatever it is given; no image is at fault, and none gets a result."""
+
+
+class QueueFullError(BrimfulError):
+    """The engine has as many images waiting as it takes, or as it takes of one source."""
+
+    http_status = 429
+
+
 class InterruptedJobError(BrimfulError):
     """Somebody stopped the job; it can go on."""
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from brimful.engine.config import EngineConfig
+from brimful.engine.config import EngineConfig, OnStageDeath
 from brimful.engine.engine import Engine
 from brimful.errors import UsageError
 from brimful.memory.size import parse_bytes
@@ -44,6 +44,12 @@ def load(
     threads: int | None = None,
     workers: int | None = None,
     limits: DecodeLimits | None = None,
+    max_delay_ms: float = 300.0,
+    max_batch_pixels: int | None = None,
+    queue: int = 128,
+    queue_bytes: int = 256 * 2**20,
+    stall_s: float = 120.0,
+    on_stage_death: OnStageDeath = "stop",
 ) -> Engine:
     """Load a model and start an engine on it.
 
@@ -73,6 +79,12 @@ def load(
         threads: CPU threads of the forward; None takes every CPU of this process.
         workers: Decode threads.
         limits: How large an image may be.
+        max_delay_ms: See `EngineConfig`, as for all that follow.
+        max_batch_pixels: See `EngineConfig`.
+        queue: See `EngineConfig`.
+        queue_bytes: See `EngineConfig`.
+        stall_s: See `EngineConfig`.
+        on_stage_death: See `EngineConfig`.
 
     Returns:
         A running engine. Close it, or use it in a `with` statement.
@@ -96,6 +108,12 @@ def load(
         imgsz=imgsz,
         limits=limits or DecodeLimits(),
         workers=workers,
+        max_delay_ms=max_delay_ms,
+        max_batch_pixels=max_batch_pixels,
+        queue=queue,
+        queue_bytes=queue_bytes,
+        stall_s=stall_s,
+        on_stage_death=on_stage_death,
     )
     overrides = SpecOverrides(task=task, names=None if names is None else tuple(names))
     options = ModelOptions(overrides=overrides, nms=nms, trust=trust_model, max_det=max_det)

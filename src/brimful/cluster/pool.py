@@ -22,7 +22,7 @@ from brimful.cluster.packing import Packed
 from brimful.cluster.reports import merge_reports
 from brimful.cluster.start_engine import StartEngine
 from brimful.cluster.work_queue import WorkQueue
-from brimful.detections import Detections
+from brimful.detections import Detections, failed_detections
 from brimful.engine.engine import EngineReport
 from brimful.errors import UsageError
 from brimful.sources.open_source import open_source
@@ -222,16 +222,8 @@ class EnginePool:
         def lost(item: Packed, reason: str) -> Answer:
             index, key, frame, pts_ms, _ = item
             error = f"its engine process died twice: {reason}"
-            result = Detections(
-                image=key,
-                index=index,
-                frame=frame,
-                pts_ms=pts_ms,
-                width=0,
-                height=0,
-                task=self.spec.task,
-                names=self.spec.names,
-                error=error,
+            result = failed_detections(
+                self.spec, key, index, "runtime", error, frame=frame, pts_ms=pts_ms
             )
             return Results(0, 1, 1, 0), encode([result], encoded=encoded)
 

@@ -24,9 +24,10 @@ class EngineConfig:
         workers: Decode threads; None takes one per CPU, at most 8.
         max_delay_ms: A batch is overdue this long after its first image. It matters only while
             the device is busy: an image on an idle device goes at once.
-        max_pixels: Canvas pixels in a batch at most, or None.
-        queue: Images that may wait for decode.
-        queue_bytes: Bytes of images handed over in memory that may wait.
+        max_batch_pixels: Canvas pixels in a batch at most, or None.
+        queue: Images that may wait for decode, of all sources together.
+        queue_bytes: Bytes of images handed over in memory that may be in the engine, of all sources
+            together. A single image may be larger.
         stall_s: A forward that takes longer than this counts as hung.
         on_stage_death: What follows when a stage dies: `stop` the engine, or `restart` its stages
             (what was in flight fails either way).
@@ -38,7 +39,7 @@ class EngineConfig:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     workers: int | None = None
     max_delay_ms: float = 300.0
-    max_pixels: int | None = None
+    max_batch_pixels: int | None = None
     queue: int = 128
     queue_bytes: int = 256 * 2**20
     stall_s: float = 120.0

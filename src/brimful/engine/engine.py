@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import functools
+import logging
+import os
 import threading
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -15,13 +19,25 @@ import numpy as np
 
 from brimful.detections import Detections
 from brimful.engine.config import EngineConfig
-from brimful.engine.owners import FutureOwner, StreamOwner
+from brimful.engine.delivery import Delivery, DetectionsFuture
 from brimful.engine.pipeline import Pipeline
 from brimful.engine.preprocess import HostPreprocess
+from brimful.engine.request import LinePolicy, Request
+from brimful.engine.responders import (
+    CallbackResponder,
+    FutureResponder,
+    OnDone,
+    StreamResponder,
+)
 from brimful.engine.stats import StageStats, StageUse, limiting
 from brimful.engine.stream import ResultStream
-from brimful.engine.work import Work
-from brimful.errors import BrimfulError, EngineStoppedError, UsageError
+from brimful.errors import (
+    BrimfulError,
+    EngineStoppedError,
+    QueueFullError,
+    RuntimeFailedError,
+    UsageError,
+)
 from brimful.native.read_files import open_reader
 from brimful.runtimes.runtime import Runtime
 from brimful.runtimes.threads import available_cpus
@@ -31,6 +47,7 @@ from brimful.sources.open_source import open_source
 from brimful.sources.source import Source, chunks_of
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.picture import Picture
 from brimful.vision.postprocess import build_postprocess
 from brimful.vision.surface import Surface
@@ -43,6 +60,8 @@ CHUNK = 32
 
 CLOSE_TIMEOUT_S = 10.0
 FEEDER_TIMEOUT_S = 2.0  # it may wait for input that never comes, and ends with the process
+
+_log = logging.getLogger("brimful")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,18 @@ class EngineReport:
     batches: dict[int, int]
 
 
+class Submission:
+    """Images that were submitted together."""
+
+    def __init__(self, responder: CallbackResponder) -> None:
+        """Keep who is told of them."""
+        self._responder = responder
+
+    def cancel(self) -> None:
+        """Want no more results: the callback is not called again, and what can be is not run."""
+        self._responder.cancel()
+
+
 class Engine:
     """A model on one device. Every method may be called from any thread."""
 
@@ -74,28 +105,14 @@ class Engine:
         self.runtime = runtime
         self.spec: ModelSpec = runtime.spec
         self._policy = CanvasPolicy.for_model(self.spec, self.config.canvas, self.config.imgsz)
-        memory_for = runtime.memory_for
-        self._preprocess = HostPreprocess(
-            self.spec,
-            self._policy,
-            self.config.limits,
-            runtime.decodes,
-            runtime.takes_picture,
-            memory_for,
-            None if memory_for is None else open_reader(),
-        )
-        self._postprocess = build_postprocess(self.spec, self.config.postprocess)
+        self._full_cost = self._policy.imgsz[0] * self._policy.imgsz[1]
         self._workers = self.config.workers or min(8, available_cpus())
-        canvases = self._policy.canvases()
-        # Enough for what runs, what is ahead, one in postprocess, and an open batch per canvas;
-        # and, where batches are small, for the batcher to find several of the same canvas.
-        open_batches = len(canvases) if canvases is not None else 4
-        open_batches = max(open_batches, LOOKAHEAD // runtime.max_batch)
-        self._slots = runtime.concurrency + runtime.ahead + 1 + open_batches
         self._stats = StageStats()
+        self._delivery = Delivery()
         self._lock = threading.Lock()
         self._closed = False
         self._restarts = 0
+        self._process = os.getpid()
         self._pipeline = self._start()
         # Native threads that outlive the interpreter abort the process.
         atexit.register(self.close)
@@ -113,14 +130,15 @@ class Engine:
         """Close the engine."""
         self.close()
 
+    # Whole sources ----------------------------------------------------------------------------
+
     def predict(self, source: object) -> Iterator[Detections]:
         """Run every image of a source; see `stream` for what a source may be.
 
-        Yields:
+        Returns:
             The detections of each image, in the source's order; a bad image has `error` set.
         """
-        for results in self.stream(source):
-            yield from results
+        return (result for results in self.stream(source) for result in results)
 
     def stream(self, source: object) -> Iterator[list[Detections]]:
         """Run every image of a source, handing out whatever is ready at a time.
@@ -129,21 +147,27 @@ class Engine:
             source: Anything `open_source` takes (a path, folder, glob, list file, video, array,
                 encoded bytes, or a list of these), or a Source. It is closed at the end.
 
-        Yields:
-            Detections in the source's order, in lists of at least one.
+        Returns:
+            Detections in the source's order, in lists of at least one. The job begins when the
+            first one is asked for.
 
         Raises:
             UsageError: There is no such source, or nothing in it.
-            EngineStoppedError: The engine was closed, or one of its stages died.
+            EngineStoppedError: The engine was closed, or one of its stages died; also while
+                results are asked for.
         """
+        self._check_usable()
         images = source if isinstance(source, Source) else open_source(source)
-        window = self.config.queue + 2 * self.runtime.max_batch * self._slots
-        stream = ResultStream(window, self.config.queue_bytes)
+        return self._run(images)
+
+    def _run(self, images: Source) -> Iterator[list[Detections]]:
+        batch, slots = self.runtime.max_batch, self._slots(self.runtime)
+        stream = ResultStream(self.config.queue + 2 * batch * slots)
         feeder = threading.Thread(
             target=self._feed, args=(images, stream), name="brimful-source", daemon=True
         )
-        feeder.start()
         try:
+            feeder.start()
             iterator = iter(stream)
             while True:
                 results = next(iterator, None)
@@ -154,10 +178,46 @@ class Engine:
                 self._stats.add("sink", time.perf_counter() - started)
         finally:
             stream.close()
+            self._pipeline.scheduler.wake_feeders()  # one may wait for room for nobody
             close = getattr(images, "close", None)
             if close is not None:
                 close()
-            feeder.join(FEEDER_TIMEOUT_S)
+            if feeder.ident is not None:
+                feeder.join(FEEDER_TIMEOUT_S)
+
+    def _feed(self, images: Iterable[SourceImage], stream: ResultStream) -> None:
+        """Bring a source's images in, on a thread of its own."""
+        responder, source, cost = StreamResponder(stream), id(stream), self._full_cost
+        try:
+            chunks = chunks_of(images, self.runtime.video)
+            while True:
+                started = time.perf_counter()
+                chunk = next(chunks, None)
+                self._stats.add("source", time.perf_counter() - started)
+                if chunk is None:
+                    break
+                while chunk:
+                    numbers = stream.enter(len(chunk))
+                    if numbers is None:
+                        return
+                    requests = [
+                        Request(
+                            image, responder, source, number, cost=cost, nbytes=_bytes_held(image)
+                        )
+                        for image, number in zip(chunk, numbers, strict=False)
+                    ]
+                    chunk = chunk[len(numbers) :]
+                    try:
+                        self._admit(requests, wait=True)
+                    except BaseException as error:
+                        stream.fail(error)
+                        return
+                    del requests  # nor does a feeder that waits keep images alive
+            stream.end()
+        except BaseException as error:
+            stream.end(error)
+
+    # Single images ----------------------------------------------------------------------------
 
     def submit(
         self,
@@ -165,7 +225,14 @@ class Engine:
         *,
         key: str = "image",
         client: Hashable = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Sequence[int] | None = None,
+        priority: int = 0,
         deadline_ms: float | None = None,
+        line: LinePolicy = "fifo",
+        copy: bool = True,
         wait: bool = True,
     ) -> Future[Detections]:
         """Run one image.
@@ -173,34 +240,219 @@ class Engine:
         Args:
             image: A path, encoded bytes, or uint8 pixels (height, width, 3) in BGR.
             key: The name its result carries.
-            client: Whom it is for; clients take turns.
+            client: Whom it is for; clients share the device fairly.
+            conf: Confidence that its detections must be above; the engine's by default.
+            iou: Largest overlap of two boxes of a class that both stay, likewise.
+            max_det: Most detections, likewise.
+            classes: Class ids to report, likewise.
+            priority: Images of a higher number go first.
             deadline_ms: Milliseconds from now after which the result is not wanted any more.
-            wait: Wait while the queue is full.
+            line: `newest` to replace what the client has waiting: it gets a result whose `failure`
+                is `overload`.
+            copy: Copy pixels, so that the caller may write to the array at once. With False the
+                array belongs to the engine until the future is done.
+            wait: Wait while there is no room in the queue.
 
         Returns:
-            A future of the detections; a bad image has `error` set.
+            A future of the detections; an image that could not be run has `error` and `failure`
+            set. Its callbacks run on a thread of their own. Cancelled in time, it is not run.
 
         Raises:
-            UsageError: `image` is none of these.
-            QueueFullError: The queue is full and `wait` is False.
+            UsageError: `image` is none of these, or an option makes no sense.
+            QueueFullError: There is no room in the queue, and `wait` is False.
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
+        future = DetectionsFuture(self._delivery)
+        request = Request(
+            SourceImage(index=0, key=key, payload=self._payload(image, copy=copy)),
+            FutureResponder(future),
+            client,
+            params=self._params(conf, iou, max_det, classes),
+            priority=priority,
+            deadline=_deadline(deadline_ms),
+            line=line,
+            cost=self._full_cost,
+        )
+        request.nbytes = _bytes_held(request.image)
+        if not self._admit([request], wait=wait):
+            self._refuse(request, future)
+        return future
+
+    def submit_many(
+        self,
+        images: Sequence[object],
+        on_done: OnDone,
+        *,
+        keys: Sequence[str] | None = None,
+        client: Hashable = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Sequence[int] | None = None,
+        priority: int = 0,
+        deadline_ms: float | None = None,
+        copy: bool = True,
+    ) -> Submission:
+        """Run several images, waiting for room for them; they need no future each.
+
+        Args:
+            images: As `submit` takes them.
+            on_done: Called once for each image, on a thread of its own, with its position and its
+                result, or the error that stopped the engine.
+            keys: The name that each result carries; `image` by default.
+            client: See `submit`, as for all the others.
+            conf: See `submit`.
+            iou: See `submit`.
+            max_det: See `submit`.
+            classes: See `submit`.
+            priority: See `submit`.
+            deadline_ms: Of all of them; an image for which there was no room by then gets a result
+                whose `failure` is `deadline`.
+            copy: See `submit`.
+
+        Returns:
+            What cancels them.
+
+        Raises:
+            UsageError: One of them is no image; none is run.
+            EngineStoppedError: The engine was closed, or one of its stages died.
+        """
+        responder = CallbackResponder(on_done, self._delivery)
+        params = self._params(conf, iou, max_det, classes)
+        deadline = _deadline(deadline_ms)
+        names = ["image"] * len(images) if keys is None else list(keys)
+        requests = []
+        for number, (image, key) in enumerate(zip(images, names, strict=True)):
+            payload = self._payload(image, copy=copy)
+            request = Request(
+                SourceImage(index=number, key=key, payload=payload),
+                responder,
+                client,
+                number,
+                params=params,
+                priority=priority,
+                deadline=deadline,
+                cost=self._full_cost,
+            )
+            request.nbytes = _bytes_held(request.image)
+            requests.append(request)
+        admitted = self._admit(requests, wait=True) if requests else 0
+        late = requests[admitted:]
+        if late:
+            text = "its deadline passed before there was room for it"
+            responder.settle(late, [r.failed(self.spec, "deadline", text) for r in late])
+        return Submission(responder)
+
+    async def detect(
+        self,
+        image: object,
+        *,
+        key: str = "image",
+        client: Hashable = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Sequence[int] | None = None,
+        priority: int = 0,
+        deadline_ms: float | None = None,
+    ) -> Detections:
+        """Run one image without blocking the event loop; arguments and errors are `submit`'s.
+
+        When the task that awaits it is cancelled, the image is not run if that is still possible.
+        """
+        submit = functools.partial(
+            self.submit,
+            image,
+            key=key,
+            client=client,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            classes=classes,
+            priority=priority,
+            deadline_ms=deadline_ms,
+        )
+        try:
+            future = submit(wait=False)
+        except QueueFullError:
+            waiting = asyncio.ensure_future(asyncio.to_thread(submit))
+            try:
+                future = await asyncio.shield(waiting)
+            except asyncio.CancelledError:
+                waiting.add_done_callback(_cancel_result)
+                raise
+        return await asyncio.wrap_future(future)
+
+    def _payload(self, image: object, *, copy: bool) -> Payload:
         if isinstance(image, str | Path):
-            payload: Payload = image
-        elif not is_image_object(image):
+            return image
+        if not is_image_object(image):
             raise UsageError(
                 f"{type(image).__name__} is no image; expected a path, encoded bytes, a Pillow "
                 "image or an array of uint8 pixels (height, width, 3) in BGR"
             )
-        else:
-            payload = next(iter(MemorySource([image]))).payload
-        future: Future[Detections] = Future()
-        work = Work(SourceImage(index=0, key=key, payload=payload), FutureOwner(future, client))
-        if deadline_ms is not None:
-            work.deadline = time.monotonic() + deadline_ms / 1000
-        if not self._pipeline.admit([work], wait=wait):
-            raise QueueFullError(f"{self.config.queue} images are waiting already; try again later")
-        return future
+        payload = next(iter(MemorySource([image]))).payload
+        if copy and isinstance(payload, np.ndarray) and np.may_share_memory(payload, image):
+            payload = payload.copy()
+        return payload
+
+    def _params(
+        self,
+        conf: float | None,
+        iou: float | None,
+        max_det: int | None,
+        classes: Sequence[int] | None,
+    ) -> PostprocessConfig | None:
+        """Return what a request reports, None where it takes the engine's setting."""
+        if conf is None and iou is None and max_det is None and classes is None:
+            return None
+        own = self.config.postprocess
+        params = replace(
+            own,
+            conf=own.conf if conf is None else conf,
+            iou=own.iou if iou is None else iou,
+            max_det=own.max_det if max_det is None else max_det,
+            classes=own.classes if classes is None else tuple(classes),
+        )
+        params.check(self.spec)
+        return params
+
+    def _admit(self, requests: Sequence[Request], *, wait: bool) -> int:
+        """Take requests in; return how many were taken."""
+        admitted = 0
+        while True:
+            self._check_usable()
+            pipeline = self._pipeline
+            admitted += pipeline.admit(requests[admitted:], wait=wait)
+            # What a pipeline that is being replaced refuses is the next one's.
+            if admitted == len(requests):
+                return admitted
+            if pipeline is self._pipeline:
+                if pipeline.scheduler.draining:
+                    raise EngineStoppedError("the engine finishes what it has and takes no more")
+                return admitted
+
+    def _refuse(self, request: Request, future: DetectionsFuture) -> None:
+        """Say why a request was not taken in."""
+        if request.deadline is not None and time.monotonic() >= request.deadline:
+            text = "its deadline passed before there was room for it"
+            future.set_result(request.failed(self.spec, "deadline", text))
+            return
+        raise QueueFullError(
+            f"{self._pipeline.scheduler.waiting} images are waiting, {self.config.queue} may in "
+            "all, and no client may take all of that; try again later"
+        )
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._process:
+            raise EngineStoppedError(
+                f"this engine runs in process {self._process}; threads do not survive a fork, so "
+                "load another one in this process"
+            )
+        if self._closed:
+            raise EngineStoppedError("the engine was closed")
+
+    # The engine itself ------------------------------------------------------------------------
 
     def warm_up(self, canvases: Iterable[Size] | None = None) -> list[Size]:
         """Run every canvas once, so that no image waits for a compilation.
@@ -211,12 +463,61 @@ class Engine:
 
         Returns:
             The canvases that were run.
+
+        Raises:
+            RuntimeFailedError: One of them could not be run.
+            EngineStoppedError: The engine was closed, or one of its stages died.
         """
         chosen = list(canvases if canvases is not None else self._policy.canvases() or ())
         blanks = [np.full((*canvas, 3), 114, np.uint8) for canvas in chosen]
-        for future in [self.submit(blank, client="warm-up") for blank in blanks]:
-            future.result()
+        futures = [self.submit(blank, client="warm-up", copy=False) for blank in blanks]
+        for canvas, future in zip(chosen, futures, strict=True):
+            result = future.result()
+            if result.error is not None:
+                raise RuntimeFailedError(
+                    f"the model does not run on canvas {canvas[0]}x{canvas[1]}: {result.error}"
+                )
         return chosen
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take nothing more and finish what was taken; `close` is all that may follow.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Whether everything is finished.
+        """
+        return self._pipeline.scheduler.drain(timeout)
+
+    def swap(self, runtime: Runtime, timeout: float | None = None) -> None:
+        """Go on with another runtime of the same model, such as one of another precision.
+
+        What was taken before is finished by the old runtime, which is then closed. No request is
+        lost or refused, and jobs go on in order.
+
+        Args:
+            runtime: Executes the model from now on; the engine owns it.
+            timeout: Seconds that the old runtime has to finish at most; after that, what it has
+                not finished fails.
+
+        Raises:
+            UsageError: Its task or class names are others.
+            EngineStoppedError: The engine was closed.
+        """
+        if (runtime.spec.task, runtime.spec.names) != (self.spec.task, self.spec.names):
+            raise UsageError(
+                "a runtime can only be swapped for one of the same task and class names; load "
+                "another engine for another model"
+            )
+        with self._lock:
+            self._check_usable()
+            old, old_runtime = self._pipeline, self.runtime
+            self.runtime, self.spec = runtime, runtime.spec
+            self._pipeline = self._start()
+        old.scheduler.drain(timeout)
+        self._end(old)
+        old_runtime.close()
 
     @property
     def health(self) -> str:
@@ -249,6 +550,8 @@ class Engine:
 
     def close(self) -> None:
         """Stop the engine and give its memory back; what is in flight fails."""
+        if os.getpid() != self._process:
+            return  # a child's copy: the threads are the parent's
         with self._lock:
             if self._closed:
                 return
@@ -256,63 +559,77 @@ class Engine:
             pipeline = self._pipeline
         atexit.unregister(self.close)
         try:
+            self._end(pipeline)
+        finally:
+            self.runtime.close()
+            self._delivery.close(CLOSE_TIMEOUT_S)
+
+    def _end(self, pipeline: Pipeline) -> None:
+        """Stop a pipeline and wait for its threads."""
+        try:
             pipeline.stop(EngineStoppedError("the engine was closed"))
         finally:
-            pipeline.join(CLOSE_TIMEOUT_S)
-            self.runtime.close()
+            alive = pipeline.join(CLOSE_TIMEOUT_S)
+            if alive:
+                _log.warning("threads that did not end in time: %s", ", ".join(alive))
 
     def _start(self) -> Pipeline:
+        runtime = self.runtime
+        memory_for = runtime.memory_for
+        preprocess = HostPreprocess(
+            self.spec,
+            self._policy,
+            self.config.limits,
+            runtime.decodes,
+            runtime.takes_picture,
+            memory_for,
+            None if memory_for is None else open_reader(),
+        )
         return Pipeline(
-            self.runtime,
-            self._preprocess,
-            self._postprocess,
+            runtime,
+            preprocess,
+            build_postprocess(self.spec, self.config.postprocess),
             self.config,
             self._stats,
             workers=self._workers,
-            slots=self._slots,
-            chunk=1 if self.runtime.decodes is None else CHUNK,
+            slots=self._slots(runtime),
+            full_cost=self._full_cost,
+            chunk=1 if runtime.decodes is None else CHUNK,
             on_death=self._stage_died,
         )
+
+    def _slots(self, runtime: Runtime) -> int:
+        """Return how many slots a runtime gets.
+
+        Enough for what runs, what is ahead, one in postprocess, one for a source that has nothing
+        in a batch, and an open batch per canvas; and, where batches are small, for the batcher to
+        find several of the same canvas.
+        """
+        canvases = self._policy.canvases()
+        open_batches = len(canvases) if canvases is not None else 4
+        open_batches = max(open_batches, LOOKAHEAD // runtime.max_batch)
+        return runtime.concurrency + runtime.ahead + 2 + open_batches
 
     def _stage_died(self, error: BrimfulError) -> None:
         with self._lock:
             if self._closed or self.config.on_stage_death == "stop":
                 return
             self._restarts += 1
+            dead = self._pipeline
             self._pipeline = self._start()
-
-    def _feed(self, images: Iterable[SourceImage], stream: ResultStream) -> None:
-        """Bring a source's images in, on a thread of its own."""
-        owner = StreamOwner(stream)
-        try:
-            chunks = chunks_of(images, self.runtime.video)
-            while True:
-                started = time.perf_counter()
-                chunk = next(chunks, None)
-                self._stats.add("source", time.perf_counter() - started)
-                if chunk is None:
-                    break
-                while chunk:
-                    numbers = stream.enter_some([_bytes_held(image) for image in chunk])
-                    if numbers is None:
-                        return
-                    works = [Work(i, owner, n) for i, n in zip(chunk, numbers, strict=False)]
-                    chunk = chunk[len(numbers) :]
-                    try:
-                        self._pipeline.admit(works, wait=True)
-                    except BaseException as error:
-                        stream.fail(error)
-                        return
-                    del works  # nor does a feeder that waits keep images alive
-            stream.end()
-        except BaseException as error:
-            stream.end(error)
+        # The stage that died calls this, so another thread waits for it.
+        threading.Thread(
+            target=self._end, args=(dead,), name="brimful-cleanup", daemon=True
+        ).start()
 
 
-class QueueFullError(BrimfulError):
-    """The engine has as many images waiting as it takes."""
+def _deadline(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else time.monotonic() + milliseconds / 1000
 
-    http_status = 429
+
+def _cancel_result(waiting: asyncio.Future[Future[Detections]]) -> None:
+    if not waiting.cancelled() and waiting.exception() is None:
+        waiting.result().cancel()
 
 
 def _bytes_held(image: SourceImage) -> int:

@@ -1,12 +1,13 @@
 """The pipeline: one generation of stages, from admitted images to settled results.
 
-One lock guards all state; work is done outside of it. Threads: decode workers (`DecodeStage`), the
-runtime's own, one for postprocess, and a clock for what time alone makes due. Whoever changes what
-could be due pumps: there is no polling.
+All state is the `Scheduler`'s; work is done outside of its lock. Threads: decode workers
+(`DecodeStage`), the runtime's own, one for postprocess, one that runs the members of failed batches
+again, and a clock for what time alone makes due. Whoever changes what could be due launches: there
+is no polling.
 
 Images move in chunks and batches, so that an image costs neither a lock nor a wake-up of its own.
-Every admitted image is in `InFlight` until it is settled. When a stage dies, whatever is there
-fails with that error: no result is without an owner.
+Every admitted request has exactly one outcome. When a stage dies, or the device is broken, every
+live request fails with that error.
 """
 
 from __future__ import annotations
@@ -18,24 +19,34 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from brimful.engine.admission import Admission
-from brimful.engine.batcher import Batcher, BatchPolicy
+from brimful.detections import Detections, FailureKind
+from brimful.engine.batcher import Batcher, FixedLimits
+from brimful.engine.breaker import PROBE_DELAYS_S, Breaker
 from brimful.engine.config import EngineConfig
-from brimful.engine.decode_stage import DecodeStage
-from brimful.engine.flights import Flight, Flights
-from brimful.engine.forward import retry
-from brimful.engine.inflight import InFlight, fail
-from brimful.engine.intake import Intake
-from brimful.engine.open_batches import Joined, OpenBatches
+from brimful.engine.cost_model import CostModel
+from brimful.engine.decode_stage import DecodeStage, Failed, explain
+from brimful.engine.fair_queue import FairQueue
 from brimful.engine.preprocess import HostPreprocess
+from brimful.engine.request import Request
+from brimful.engine.retry import probe, retry
+from brimful.engine.room import Room
+from brimful.engine.scheduler import Joined, RunningBatch, Scheduler, SlotError
 from brimful.engine.slots import SlotPool
 from brimful.engine.stats import StageStats
 from brimful.engine.supervisor import Supervisor
-from brimful.engine.work import Work
-from brimful.errors import BrimfulError, EngineStoppedError, RuntimeFailedError
-from brimful.runtimes.runtime import Outputs, Runtime
+from brimful.errors import (
+    BrimfulError,
+    DeviceFailedError,
+    EngineStoppedError,
+    ModelError,
+    RuntimeFailedError,
+)
+from brimful.runtimes.runtime import OutOfMemoryError, Outputs, Params, Runtime
 from brimful.spec import ModelSpec
 from brimful.vision.postprocess import Postprocess
+
+Landed = tuple[RunningBatch, Outputs | None, BaseException | None]
+"""A batch whose forward has ended, and its outputs or its error."""
 
 
 class Pipeline:
@@ -51,6 +62,7 @@ class Pipeline:
         *,
         workers: int,
         slots: int,
+        full_cost: int,
         chunk: int = 1,
         on_death: Callable[[BrimfulError], None],
         clock: Callable[[], float] = time.monotonic,
@@ -65,6 +77,7 @@ class Pipeline:
             stats: Told how long each stage worked.
             workers: Decode threads.
             slots: Slots that may exist.
+            full_cost: Pixels of the largest canvas.
             chunk: Images that a decode worker takes at a time at most.
             on_death: Told once when a stage died, before what was in flight fails, so that
                 whoever learns of a failure can rely on what follows from it.
@@ -77,80 +90,79 @@ class Pipeline:
         self._stats = stats
         self._on_death = on_death
         self._clock = clock
-        self._lock = threading.Lock()
-        self._timer = threading.Condition(self._lock)
-        self._inflight = InFlight(self._lock)
-        self._admission: Admission[Work] = Admission(config.queue)
-        self._intake = Intake(self._admission, self._inflight, self._lock, clock=clock)
-        self._batcher: Batcher[Work] = Batcher(
-            BatchPolicy(
-                max_batch=runtime.max_batch,
-                max_delay_ms=config.max_delay_ms,
-                max_pixels=config.max_pixels,
-            )
+        limits = FixedLimits(
+            max_batch=runtime.max_batch,
+            max_delay_ms=config.max_delay_ms,
+            max_pixels=config.max_batch_pixels,
         )
-        self._slots = SlotPool(runtime, slots)
-        self._batches = OpenBatches(
-            self._batcher,
-            self._slots,
-            self._lock,
+        self.costs = CostModel()
+        self.scheduler = Scheduler(
+            runtime,
+            FairQueue(config.queue, full_cost),
+            Batcher(limits, self.costs),
+            SlotPool(runtime, slots),
+            Room(config.queue_bytes),
             stats,
-            on_open=self._timer.notify,
             clock=clock,
         )
-        self._flights = Flights(self._lock, stats)
-        self._finished: queue.SimpleQueue[
-            tuple[Flight, Outputs | None, BaseException | None] | None
-        ] = queue.SimpleQueue()
-        self._stopped: BrimfulError | None = None
+        self._finished: queue.SimpleQueue[Landed | None] = queue.SimpleQueue()
+        self._broken: queue.SimpleQueue[tuple[RunningBatch, BaseException] | None] = (
+            queue.SimpleQueue()
+        )
+        self._breaker = Breaker()
+        self._breaking = threading.Lock()
         self._supervisor = Supervisor(self._died)
         decode = DecodeStage(
             preprocess,
-            self._intake,
-            self._batches,
-            self._inflight,
-            self._spec,
+            self.scheduler,
             stats,
             workers=workers,
             chunk=chunk,
+            on_dropped=self._drop,
+            on_bad=self._settle_bad,
+            on_no_slot=self._no_slot,
             on_written=self._written,
-            on_death=self._supervisor.report,
         )
         for i in range(workers):
             self._supervisor.spawn(f"decode-{i}", decode.loop)
         self._supervisor.spawn("postprocess", self._postprocess_loop)
+        self._supervisor.spawn("retry", self._retry_loop)
         self._supervisor.spawn("clock", self._clock_loop)
 
     @property
     def error(self) -> BrimfulError | None:
         """Why the pipeline stopped, or None while it runs."""
-        return self._stopped
+        return self.scheduler.error
 
     @property
     def inflight(self) -> int:
-        """Images admitted and not settled."""
-        return len(self._inflight)
+        """Requests admitted whose outcome is open."""
+        return self.scheduler.live
 
-    def admit(self, works: Sequence[Work], *, wait: bool) -> int:
-        """Take images of one owner in; see `Intake.admit`."""
-        return self._intake.admit(works, wait=wait)
+    def admit(self, requests: Sequence[Request], *, wait: bool) -> int:
+        """Take requests in; see `Scheduler.admit`.
+
+        Returns:
+            How many were taken in.
+        """
+        admitted, replaced = self.scheduler.admit(requests, wait=wait)
+        if replaced:
+            self._tell_failed(
+                replaced, "overload", "a newer image of its source replaced it before it was run"
+            )
+        return admitted
 
     def stop(self, error: BrimfulError) -> None:
         """Stop every stage; what is in flight fails with `error`."""
-        fail(self._halt(error), error)
+        _fail(self._halt(error), error)
 
-    def _halt(self, error: BrimfulError) -> list[Work]:
-        """Stop every stage; return what was in flight."""
-        with self._lock:
-            if self._stopped is not None:
-                return []
-            self._stopped = error
-            abandoned = self._inflight.abandon(error)
-            self._batcher.clear()
-            self._intake.close(error)
-            self._batches.close()
-            self._timer.notify_all()
+    def _halt(self, error: BrimfulError) -> list[Request]:
+        """Stop every stage; return the requests whose outcome was open."""
+        abandoned = self.scheduler.stop(error)
+        if abandoned is None:
+            return []
         self._finished.put(None)
+        self._broken.put(None)
         return abandoned
 
     def join(self, timeout: float) -> list[str]:
@@ -158,71 +170,59 @@ class Pipeline:
 
         Afterwards the pipeline holds no slots.
         """
-        with self._lock:
-            self._flights.wait_landed(timeout)
+        self.scheduler.await_landings(timeout)
         alive = self._supervisor.join(timeout)
-        with self._lock:
-            self._batches.clear()
-        if not alive:  # nobody waits for the end of the queue, and what landed since holds slots
+        self.scheduler.clear()
+        if not alive:  # nobody waits for the end of the queues, and what landed since holds slots
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._finished.get_nowait()
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._broken.get_nowait()
         return alive
 
     # Forward ----------------------------------------------------------------------------------
 
     def _written(self, joined: Sequence[Joined]) -> None:
-        """Count written images, and start every batch that is due."""
-        with self._lock:
-            for part in joined:
-                part.batch.unwritten -= len(part.images)
-            flights = self._launch()
-        self._submit(flights)
+        self._submit(self.scheduler.written(joined))
 
-    def _pump(self) -> None:
-        """Start every batch that is due."""
-        with self._lock:
-            flights = self._launch()
-        self._submit(flights)
+    def _launch(self) -> None:
+        self._submit(self.scheduler.launch())
 
-    def _launch(self) -> list[Flight]:
-        """Take the batches that are due, with the lock held."""
-        if self._stopped is not None:
-            return []
-        now = self._clock()
-        running = len(self._flights)
-        idle = max(0, self._runtime.eager - running)
-        # More than run, so that the device finds the next without asking.
-        ahead = max(0, self._runtime.concurrency + self._runtime.ahead - running)
-        flights = [
-            self._flights.launch(batch, self._batches.take(batch), now)
-            for batch in self._batcher.due(now, idle=idle, ahead=ahead)
-        ]
-        if flights:
-            self._batches.freed.notify_all()  # their canvases may open new batches
-        return flights
-
-    def _submit(self, flights: Sequence[Flight]) -> None:
-        for flight in flights:
-            self._stats.count_batch(len(flight.batch.members))
-            landed = functools.partial(self._landed, flight)
+    def _submit(self, batches: Sequence[RunningBatch]) -> None:
+        for running in batches:
+            if running.dropped:
+                self._drop(running.dropped)
+            if not running.members:
+                running.slot.clear()
+                self.scheduler.release(running.slot)
+                continue
+            self._stats.count_batch(len(running.members))
+            landed = functools.partial(self._landed, running)
             try:
-                self._runtime.submit(flight.slot, len(flight.batch.members), landed)
+                if running.positions is not None:
+                    running.slot.keep(running.positions)
+                self._runtime.submit(
+                    running.slot, len(running.members), landed, _params(running.members)
+                )
             except BaseException as error:  # it shall report errors, not raise them
-                with self._lock:
-                    self._flights.give_up()  # nothing tells whether they will land
+                self.scheduler.give_up()  # nothing tells whether they will land
                 self._supervisor.report("forward", error)
                 return
 
-    def _landed(self, flight: Flight, outputs: Outputs | None, error: BaseException | None) -> None:
+    def _landed(
+        self,
+        running: RunningBatch,
+        outputs: Outputs | None,
+        error: BaseException | None,
+        seconds: float | None = None,
+    ) -> None:
         """Take note of a forward's end, on the runtime's thread."""
         try:
-            with self._lock:
-                if not self._flights.land(flight):
-                    return
-                self._batcher.observe(self._clock() - flight.started)
-            self._finished.put((flight, outputs, error))
-            self._pump()
+            if self.scheduler.landed(running, seconds, good=error is None):
+                self._finished.put((running, outputs, error))
+                self._launch()
         except BaseException as fault:
             self._supervisor.report("forward", fault)
 
@@ -230,67 +230,214 @@ class Pipeline:
 
     def _postprocess_loop(self) -> None:
         while (landed := self._finished.get()) is not None:
-            flight, outputs, error = landed
-            if self._stopped is not None:
+            running, outputs, error = landed
+            if self.error is not None:
                 continue
-            members = flight.batch.members
             if error is None and outputs is not None:
-                self._finish(members, outputs)
+                error = self._finish(running.members, outputs)
             else:
-                self._finish_singly(flight, error or RuntimeFailedError("no outputs"))
-            flight.slot.clear()
-            with self._lock:
-                self._batches.release(flight.slot)
-            del landed, flight, outputs, error, members
+                error = error or RuntimeFailedError("the runtime returned no outputs")
+            if error is None:
+                self._release(running)
+            else:  # its members are run again on another thread: no other batch waits for that
+                self._broken.put((running, error))
+            del landed, running, outputs, error
 
-    def _finish(self, members: Sequence[Work], outputs: Outputs) -> None:
+    def _release(self, running: RunningBatch) -> None:
+        running.slot.clear()
+        self.scheduler.release(running.slot)
+
+    def _finish(self, members: Sequence[Request], outputs: Outputs) -> BaseException | None:
+        """Settle the requests of a forward that succeeded; return why that is not possible."""
         started = time.perf_counter()
-        found = self._postprocess(outputs, [work.placed() for work in members])
+        placed = [request.placed() for request in members]
+        try:
+            found = self._postprocess(outputs, placed, _params(members))
+        except ModelError:  # the outputs are not what the model's facts say, for any image
+            raise
+        except Exception as error:
+            failed = RuntimeFailedError(f"postprocess failed: {explain(error)}")
+            failed.__cause__ = error
+            return failed
         self._stats.add("postprocess", time.perf_counter() - started)
-        self._inflight.settle(members, found)
+        with self._breaking:
+            self._breaker.succeeded()
+        self._settle(members, found)
+        return None
 
-    def _finish_singly(self, flight: Flight, error: BaseException) -> None:
-        members = flight.batch.members
+    # Failures ---------------------------------------------------------------------------------
+
+    def _retry_loop(self) -> None:
+        while (landed := self._broken.get()) is not None:
+            running, error = landed
+            if self.error is not None:
+                continue
+            self._retry(running, error)
+            self._release(running)
+            del landed, running, error
+
+    def _retry(self, running: RunningBatch, error: BaseException) -> None:
+        """Run the members of a failed batch again; those that fail are the device's or their own.
+
+        Members that fail are held back until a later forward succeeds: only then is it clear that
+        the device works, and that the fault is theirs.
+        """
+        members = running.members
+        stall_s = self._config.stall_s
+        failed: list[tuple[Sequence[Request], BaseException]] = []
         results = retry(
-            self._runtime, flight.slot, len(members), error, timeout_s=self._config.stall_s
+            self._runtime, running.slot, len(members), _params(members), error, timeout_s=stall_s
         )
         for part, outcome in results:
             chosen = members[part.start : part.stop]
-            if isinstance(outcome, BaseException):
-                error_text = f"the forward failed: {outcome}"
-                failed = [work.failed(self._spec, error_text) for work in chosen]
-                self._inflight.settle(chosen, failed)
+            fault = outcome if isinstance(outcome, BaseException) else self._finish(chosen, outcome)
+            if fault is not None:
+                failed.append((chosen, fault))
             else:
-                self._finish(chosen, outcome)
+                self._settle_faulty(failed)
+        if not failed:
+            return
+        last = failed[-1][1]
+        if isinstance(last, OutOfMemoryError) or last.__cause__ is not None:
+            self._count_failure(last)  # a blank image would tell nothing
+        else:
+            self._probe(running, last)
+        self._settle_faulty(failed)
 
-    # Time, death -----------------------------------------------------------------------------
+    def _probe(self, running: RunningBatch, error: BaseException) -> None:
+        """Make sure that the device works, on which nothing has succeeded since `error`.
+
+        Raises:
+            DeviceFailedError: It does not: the stage dies of it, and nobody gets an error row.
+        """
+        for delay in PROBE_DELAYS_S:
+            time.sleep(delay)
+            fault = probe(self._runtime, running.slot, timeout_s=self._config.stall_s)
+            if fault is None:
+                with self._breaking:
+                    self._breaker.succeeded()
+                return
+        raise DeviceFailedError(
+            f"the device fails whatever it is given, also a blank image: {error}"
+        ) from error
+
+    def _settle_faulty(self, failed: list[tuple[Sequence[Request], BaseException]]) -> None:
+        for requests, error in failed:
+            self._tell_failed(requests, "runtime", f"the forward failed: {error}")
+        failed.clear()
+
+    def _no_slot(self, requests: Sequence[Request], error: SlotError) -> None:
+        self._count_failure(error)
+        self._tell_failed(requests, "runtime", str(error))
+
+    def _count_failure(self, error: BaseException) -> None:
+        """Count a batch of which nothing could be run.
+
+        Raises:
+            DeviceFailedError: It was one too many.
+        """
+        with self._breaking:
+            self._breaker.failed()
+            if not self._breaker.open:
+                return
+        raise DeviceFailedError(f"one batch after the other failed, the last one: {error}")
+
+    # Outcomes ---------------------------------------------------------------------------------
+
+    def _settle_bad(self, bad: Sequence[Failed]) -> None:
+        """Settle requests whose image is bad."""
+        results = [request.failed(self._spec, "image", error) for request, error in bad]
+        self._settle([request for request, _ in bad], results)
+
+    def _drop(self, requests: Sequence[Request]) -> None:
+        """Settle requests that nobody wants any more, or whose deadline has passed."""
+        now = self._clock()
+        results = []
+        for request in requests:
+            if request.deadline is not None and now >= request.deadline:
+                text = "its deadline passed before it was run"
+                results.append(request.failed(self._spec, "deadline", text))
+            else:
+                results.append(request.failed(self._spec, "cancelled", "it was cancelled"))
+        self._settle(requests, results)
+
+    def _tell_failed(self, requests: Sequence[Request], kind: FailureKind, error: str) -> None:
+        results = [request.failed(self._spec, kind, error) for request in requests]
+        self._settle(requests, results, finished=kind == "overload")
+
+    def _settle(
+        self,
+        requests: Sequence[Request],
+        results: Sequence[Detections],
+        *,
+        finished: bool = False,
+    ) -> None:
+        """Hand results to whoever waits for them, but for requests that have an outcome.
+
+        Args:
+            requests: The requests.
+            results: Of each.
+            finished: Their outcome is decided already, and this is it.
+        """
+        if not finished:
+            live = self.scheduler.finish(requests)
+            if len(live) < len(requests):
+                of = dict(zip(map(id, requests), results, strict=True))
+                requests, results = live, [of[id(request)] for request in live]
+        groups: dict[int, tuple[list[Request], list[Detections]]] = {}
+        for request, result in zip(requests, results, strict=True):
+            group = groups.get(id(request.responder))
+            if group is None:
+                group = groups[id(request.responder)] = ([], [])
+            group[0].append(request)
+            group[1].append(result)
+        fault: BaseException | None = None
+        for own, found in groups.values():
+            try:
+                own[0].responder.settle(own, found)
+            except BaseException as error:  # it costs nobody else an answer
+                fault = fault or error
+        if fault is not None:
+            raise fault
+
+    # Time, death ------------------------------------------------------------------------------
 
     def _clock_loop(self) -> None:
-        """Wake when a batch becomes overdue, and catch forwards that hang."""
-        while True:
-            with self._lock:
-                if self._stopped is not None:
-                    return
-                now = self._clock()
-                due = self._batcher.next_due()
-                oldest = self._flights.oldest()
-                if oldest is not None and now - oldest > self._config.stall_s:
-                    self._flights.give_up()  # nobody shall wait for them
-                    raise RuntimeFailedError(
-                        f"a forward has not ended for {now - oldest:.0f} s, longer than "
-                        f"stall_s={self._config.stall_s:g}"
-                    )
-                wait = min(1.0, self._config.stall_s / 4)
-                if due is not None and due > now:
-                    wait = min(wait, due - now)
-                self._timer.wait(wait)
-            self._pump()
+        """Launch what becomes overdue, and catch forwards that hang."""
+        while self.scheduler.await_due(self._config.stall_s):
+            self._launch()
 
     def _died(self, stage: str, error: BaseException) -> None:
-        reason = EngineStoppedError(f"the {stage} stage died: {type(error).__name__}: {error}")
-        reason.__cause__ = error
+        if isinstance(error, DeviceFailedError):
+            reason: EngineStoppedError = error
+        else:
+            text = f"the {stage} stage died: {type(error).__name__}: {error}"
+            reason = EngineStoppedError(text)
+            reason.__cause__ = error
         abandoned = self._halt(reason)
         try:
             self._on_death(reason)
         finally:
-            fail(abandoned, reason)
+            _fail(abandoned, reason)
+
+
+def _params(requests: Sequence[Request]) -> Params:
+    """Return what becomes a detection in each image, None where all take the engine's setting."""
+    if all(request.params is None for request in requests):
+        return None
+    return [request.params for request in requests]
+
+
+def _fail(requests: Sequence[Request], error: BrimfulError) -> None:
+    """Fail requests, all of them, even if telling one of their responders raises."""
+    groups: dict[int, list[Request]] = {}
+    for request in requests:
+        groups.setdefault(id(request.responder), []).append(request)
+    fault: BaseException | None = None
+    for own in groups.values():
+        try:
+            own[0].responder.fail(own, error)
+        except BaseException as raised:
+            fault = fault or raised
+    if fault is not None:
+        raise fault

@@ -97,7 +97,10 @@ class HostPreprocess:
                 files.append(i)
                 paths.append(image.payload)
         starts, headers = self._known.table
-        found = self._reader.read(paths, self._memory_for, starts)
+        try:
+            found = self._reader.read(paths, self._memory_for, starts)
+        except Exception:  # one of them has a name that no file can have: each is read on its own
+            return read
         for i, file in zip(files, found, strict=True):
             if file is not None:
                 data, address, start = file

@@ -1,7 +1,7 @@
-"""Slots: the preallocated buffers that bound how much is in flight.
+"""Slot pool: the preallocated buffers that batches live in.
 
-A free slot is the only permission to go on. Slots are kept for reuse by canvas; when every slot
-is allocated and another canvas needs one, the idle slot that was used longest ago makes room.
+A free slot is the permission to go on. Slots are kept for reuse by canvas; when every slot is
+allocated and another canvas needs one, the idle slot that was used longest ago makes room.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from brimful.spec import Size
 
 
 class SlotPool:
-    """Slots of one runtime. The engine's lock guards it, except for `allocate`."""
+    """Slots of one runtime. The scheduler's lock guards it, except for `allocate`."""
 
     def __init__(self, runtime: Runtime, limit: int) -> None:
         """Start without slots.
@@ -32,6 +32,11 @@ class SlotPool:
         """Slots in use, including those being allocated."""
         return self._busy
 
+    @property
+    def left(self) -> int:
+        """Slots that are free or may still be allocated."""
+        return self.limit - self._busy
+
     def reuse(self, canvas: Size, capacity: int) -> Slot | None:
         """Take a free slot of a canvas, if there is one."""
         for key, slot in reversed(self._free.items()):
@@ -41,22 +46,17 @@ class SlotPool:
                 return slot
         return None
 
-    def reserve(self, canvas: Size, capacity: int) -> tuple[bool, Slot | None]:
-        """Reserve a slot for a canvas.
+    def reserve(self) -> bool:
+        """Reserve a slot that the caller must `allocate`; return False when all are in use.
 
-        Returns:
-            Whether there is one, and the slot itself, or None when the caller must `allocate` it
-            (which may compile for seconds, and is done without the engine's lock).
+        Allocation may compile for seconds, and is done without the scheduler's lock.
         """
-        slot = self.reuse(canvas, capacity)
-        if slot is not None:
-            return True, slot
         if self._busy >= self.limit:
-            return False, None
+            return False
         if self._busy + len(self._free) >= self.limit:
             self._free.popitem(last=False)
         self._busy += 1
-        return True, None
+        return True
 
     def allocate(self, canvas: Size, capacity: int) -> Slot:
         """Allocate the slot that was reserved."""

@@ -16,19 +16,15 @@ from brimful.detections import Detections
 class ResultStream:
     """The window between the feeder and the consumer of one job."""
 
-    def __init__(self, window: int, window_bytes: int) -> None:
+    def __init__(self, window: int) -> None:
         """Start empty.
 
         Args:
             window: Images between feeding and taking at most.
-            window_bytes: Bytes of pixels handed over in memory among them at most.
         """
         self._window = window
-        self._window_bytes = window_bytes
         self._changed = threading.Condition()
         self._settled: dict[int, Detections] = {}
-        self._costs: dict[int, int] = {}
-        self._bytes = 0
         self._fed = 0
         self._taken = 0
         self._total: int | None = None
@@ -41,53 +37,32 @@ class ResultStream:
         """Whether the consumer has gone."""
         return self._closed
 
-    def enter(self, cost: int) -> int | None:
-        """Wait for room for one more image; return its number, or None when no more is wanted.
+    def enter(self, count: int) -> range | None:
+        """Wait for room for one image at least, and let in as many as there is room for.
 
         Args:
-            cost: Bytes that the image holds in memory until it is decoded.
-        """
-        numbers = self.enter_some((cost,))
-        return None if numbers is None else numbers[0]
-
-    def enter_some(self, costs: Sequence[int]) -> range | None:
-        """Wait for room for at least the first of some images, and let in all there is room for.
-
-        Args:
-            costs: Bytes that each of them holds in memory until it is decoded, one at least.
+            count: Images that want in, at least one.
 
         Returns:
             The numbers of the first ones, which are in; None when no more is wanted.
         """
         with self._changed:
-            while not self._closed and self._error is None and not self._has_room(costs[0]):
+            while not self._closed and self._error is None:
+                room = self._window - (self._fed - self._taken)
+                if room > 0:
+                    first = self._fed
+                    self._fed += min(count, room)
+                    return range(first, self._fed)
                 self._changed.wait()
-            if self._closed or self._error is not None:
-                return None
-            first = self._fed
-            room = self._window - (first - self._taken)
-            for number, cost in enumerate(costs[:room], first):
-                if self._bytes and self._bytes + cost > self._window_bytes:
-                    break
-                if cost:
-                    self._bytes += cost
-                    self._costs[number] = cost
-                self._fed += 1
-            return range(first, self._fed)
-
-    def put(self, number: int, result: Detections) -> None:
-        """Settle the result of an image."""
-        self.put_all((number,), (result,))
+            return None
 
     def put_all(self, numbers: Sequence[int], results: Sequence[Detections]) -> None:
         """Settle the results of some images."""
         with self._changed:
+            if self._closed:
+                return
             self._settled.update(zip(numbers, results, strict=True))
-            freed = 0
-            if self._costs:
-                freed = sum(self._costs.pop(number, 0) for number in numbers)
-                self._bytes -= freed
-            if freed or self._taken in self._settled:  # there is room, or something to take
+            if self._taken in self._settled:  # there is something to take
                 self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
@@ -140,8 +115,3 @@ class ResultStream:
                         return
                     self._changed.wait()
             yield ready
-
-    def _has_room(self, cost: int) -> bool:
-        if self._fed - self._taken >= self._window:
-            return False
-        return self._bytes == 0 or self._bytes + cost <= self._window_bytes

@@ -1,7 +1,8 @@
 """The JSON of an image, and the way back from it.
 
 One object an image or frame: `image`, `index`, `frame`, `pts_ms`, `width`, `height`, `canvas`,
-then `detections` (of classify: `probs`), then `error`. `truncated` is there when it is true.
+then `detections` (of classify: `probs`), then `error`. `truncated` is there when it is true,
+`failure` (see `FailureKind`) where there is an error.
 A detection has `bbox` (x1 y1 x2 y2 in pixels of the original image), `confidence`, `class_id`,
 `class_name`, and by task `segmentation` (COCO RLE), `keypoints` (`[[x, y, visibility], ...]`),
 or `obb` (cx cy w h angle) with its `polygon` (four corners). Floats are float32 in their
@@ -80,6 +81,8 @@ def from_record(record: Mapping[str, Any], *, task: Task, names: tuple[str, ...]
         probs=None if probs is None else _floats(probs),
         truncated=record.get("truncated", False),
         error=record["error"],
+        # rows of earlier versions have no kind
+        failure=None if record["error"] is None else record.get("failure", "image"),
     )
 
 
@@ -107,8 +110,14 @@ def _line(d: Detections, rows: Sequence[bytes]) -> bytes:
     else:
         found = b'"detections":[%b]' % b",".join(rows)
     truncated = b',"truncated":true' if d.truncated else b""
-    error = b"null" if d.error is None else orjson.dumps(d.error)
-    return b'%b,%b%b,"error":%b}\n' % (head[:-1], found, truncated, error)
+    return b'%b,%b%b,"error":%b}\n' % (head[:-1], found, truncated, error_members(d))
+
+
+def error_members(d: Detections) -> bytes:
+    """Return the value of `error` and, where there is one, the member `failure` behind it."""
+    if d.error is None:
+        return b"null"
+    return b'%b,"failure":"%b"' % (orjson.dumps(d.error), (d.failure or "image").encode())
 
 
 def _layout(d: Detections) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from brimful.detections import Detections
-from brimful.formats.json_record import encode_jsonl
+from brimful.formats.json_record import encode_jsonl, error_members
 from brimful.native.compile import compiled_or, load_library
 from brimful.spec import Size
 
@@ -119,7 +119,7 @@ def _middle(
 def _rare_tail(d: Detections) -> bytes:
     """Return what comes after the detections of an image that has an error or too many."""
     truncated = b',"truncated":true' if d.truncated else b""
-    return b']%b,"error":%b}\n' % (truncated, orjson.dumps(d.error))
+    return b']%b,"error":%b}\n' % (truncated, error_members(d))
 
 
 @functools.lru_cache(maxsize=8)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,6 +29,7 @@ from brimful.runtimes.runtime import (
     InputFormat,
     OutOfMemoryError,
     Outputs,
+    Params,
     RuntimeOptions,
     Slot,
     new_input,
@@ -42,7 +43,7 @@ from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.heads.rows import Rows
-from brimful.vision.heads.select import select_nms_free
+from brimful.vision.heads.select import select_each, select_nms_free
 from brimful.vision.heads.selected import Selected
 from brimful.vision.letterbox import letterbox
 from brimful.vision.picture import Picture
@@ -90,15 +91,11 @@ class DebugSlot(HostSlot):
             raise TypeError("this slot takes encoded images, not pictures or surfaces")
         self.encoded[position] = image, geometry
 
-    def shift(self, start: int, count: int) -> None:
+    def keep(self, positions: Sequence[int]) -> None:
         """Move images to the front."""
-        HostSlot.shift(self, start, count)
-        for position in range(count if start else 0):
-            image = self.encoded.get(start + position)
-            if image is None:
-                self.encoded.pop(position, None)
-            else:
-                self.encoded[position] = image
+        HostSlot.keep(self, positions)
+        encoded = self.encoded
+        self.encoded = {to: encoded[at] for to, at in enumerate(positions) if at in encoded}
 
     def clear(self) -> None:
         """Forget the encoded images."""
@@ -168,10 +165,10 @@ class DebugRuntime:
         count = capacity or self.max_batch
         return DebugSlot(canvas, new_input(self.spec, self.input_format, canvas, count))
 
-    def submit(self, slot: Slot, count: int, done: Done) -> None:
+    def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start a fake forward of the first `count` images."""
         assert isinstance(slot, DebugSlot)
-        self._workers.submit(lambda: self._forward(slot, count), done)
+        self._workers.submit(lambda: self._forward(slot, count, params), done)
 
     def describe(self) -> dict[str, str | int]:
         """Return its name; there is nothing else to it."""
@@ -181,7 +178,7 @@ class DebugRuntime:
         """Stop the threads."""
         self._workers.close()
 
-    def _forward(self, slot: DebugSlot, count: int) -> Outputs:
+    def _forward(self, slot: DebugSlot, count: int, params: Params) -> Outputs:
         faults = self._faults
         with self._lock:
             self._forwards += 1
@@ -209,7 +206,7 @@ class DebugRuntime:
         rows[:, 0, 5] = level % len(self.spec.names)
         if self._encoded is None:
             return [rows]
-        selected = select_nms_free(rows, count, self.spec, self._postprocess)
+        selected = select_each(select_nms_free, rows, count, self.spec, self._postprocess, params)
         return Selected(rows=selected, errors=errors)
 
 

@@ -21,6 +21,7 @@ from brimful.runtimes.runtime import (
     HostSlot,
     InputFormat,
     Outputs,
+    Params,
     RuntimeOptions,
     Slot,
     new_input,
@@ -66,7 +67,7 @@ class OnnxRuntime:
         count = self.spec.fixed_batch or capacity or self.max_batch
         return HostSlot(canvas, new_input(self.spec, self.input_format, canvas, count))
 
-    def submit(self, slot: Slot, count: int, done: Done) -> None:
+    def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images; a fixed batch runs whole."""
         inputs = slot.inputs if self.spec.fixed_batch else slot.inputs[:count]
 

@@ -26,6 +26,7 @@ from brimful.runtimes.runtime import (
     HostSlot,
     InputFormat,
     Outputs,
+    Params,
     RuntimeOptions,
     Slot,
     new_input,
@@ -97,7 +98,7 @@ class OpenVinoRuntime:
             request.set_input_tensor(0, self._ov.Tensor(inputs, shared_memory=True))
         return OpenVinoSlot(canvas, inputs, request, compiled, not dynamic)
 
-    def submit(self, slot: Slot, count: int, done: Done) -> None:
+    def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images; a static batch runs whole."""
         assert isinstance(slot, OpenVinoSlot)
         self._workers.submit(lambda: self._forward(slot, count), done)

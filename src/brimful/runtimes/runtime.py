@@ -34,8 +34,25 @@ Outputs = Sequence[NDArray[np.float32]] | Selected
 """float32 arrays as `ModelSpec.head` lays them out, the first axis the batch; or what the device
 selected from them."""
 
-Done = Callable[["Outputs | None", BaseException | None], None]
-"""Told once per forward, on any thread: the outputs, or the error."""
+
+class Done(Protocol):
+    """Told once per forward, on any thread, how it ended."""
+
+    def __call__(
+        self, outputs: Outputs | None, error: BaseException | None, seconds: float | None = None, /
+    ) -> None:
+        """Take the outputs, or the error.
+
+        Args:
+            outputs: What the forward computed, None if it failed.
+            error: Why it failed, or None.
+            seconds: Time that the device spent on it, if the runtime measures that.
+        """
+        ...
+
+
+Params = Sequence[PostprocessConfig | None] | None
+"""What becomes a detection, for each image of a batch; None for the engine's own setting."""
 
 InputFormat = Literal["hwc_u8", "chw_f32"]
 """What a slot's input holds.
@@ -140,8 +157,12 @@ class Slot(Protocol):
         """
         ...
 
-    def shift(self, start: int, count: int) -> None:
-        """Move the images [start, start + count) to the front, over what is there."""
+    def keep(self, positions: Sequence[int]) -> None:
+        """Move the images at these positions to the front, over what is there.
+
+        Args:
+            positions: In ascending order.
+        """
         ...
 
     def clear(self) -> None:
@@ -171,10 +192,11 @@ class HostSlot:
     def place(self, position: int, geometry: Geometry) -> None:
         """Do nothing: the host takes results to the original image."""
 
-    def shift(self, start: int, count: int) -> None:
+    def keep(self, positions: Sequence[int]) -> None:
         """Move rows to the front."""
-        if start:
-            self.inputs[:count] = self.inputs[start : start + count]
+        for to, position in enumerate(positions):
+            if to != position:
+                self.inputs[to] = self.inputs[position]
 
     def clear(self) -> None:
         """Do nothing: rows are overwritten."""
@@ -237,11 +259,18 @@ class Runtime(Protocol):
         """
         ...
 
-    def submit(self, slot: Slot, count: int, done: Done) -> None:
+    def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images of a slot and return at once.
 
         Outputs stay valid until the slot is submitted again. An error is reported through `done`,
         never raised.
+
+        Args:
+            slot: The images.
+            count: How many.
+            done: Told how it ended.
+            params: What becomes a detection in each image, where not all take the engine's setting;
+                for a runtime that selects on its device.
         """
         ...
 

@@ -25,6 +25,7 @@ from brimful.runtimes.runtime import (
     InputFormat,
     OutOfMemoryError,
     Outputs,
+    Params,
     RuntimeOptions,
     Slot,
     new_input,
@@ -104,7 +105,7 @@ class TorchRuntime:
             inputs = tensor.numpy()
         return TorchSlot(canvas, inputs, tensor)
 
-    def submit(self, slot: Slot, count: int, done: Done) -> None:
+    def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images; a fixed batch runs whole."""
         assert isinstance(slot, TorchSlot)
         size = slot.capacity if self.spec.fixed_batch else count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from brimful.runtimes.runtime import Done, Outputs
@@ -39,10 +40,11 @@ class ForwardWorkers:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             forward, done = job
+            started = time.perf_counter()
             try:
                 outputs = forward()
             except BaseException as error:
                 done(None, error)
             else:
-                done(outputs, None)
+                done(outputs, None, time.perf_counter() - started)
             del job, forward, done  # an idle thread keeps nothing alive

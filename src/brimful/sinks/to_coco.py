@@ -81,7 +81,7 @@ def _image(d: Detections, identify: Callable[[str, int], int]) -> dict[str, Any]
     if d.frame is not None:
         image |= {"frame": d.frame, "pts_ms": d.pts_ms}
     if d.error is not None:
-        image["error"] = d.error
+        image |= {"error": d.error, "failure": d.failure}
     return image
 
 

@@ -61,6 +61,7 @@ def _schemas(pa: Any, task: str) -> tuple[Any, Any]:
         ("detections", pa.int32()),
         ("truncated", pa.bool_()),
         ("error", pa.string()),
+        ("failure", pa.string()),
     ]
     floats = pa.list_(pa.float32())
     if task == "classify":
@@ -91,6 +92,7 @@ def _image(d: Any) -> dict[str, Any]:
         "detections": len(d) if d.probs is None else None,
         "truncated": d.truncated,
         "error": d.error,
+        "failure": d.failure,
         "probs": d.probs,
     }
 

@@ -34,7 +34,9 @@ def write_yolo(rows: Rows, output: Path, errors: Path) -> None:
     try:
         for d in rows:
             if d.error is not None:
-                failed.append({"image": d.image, "frame": d.frame, "error": d.error})
+                failed.append(
+                    {"image": d.image, "frame": d.frame, "error": d.error, "failure": d.failure}
+                )
                 continue
             _create(building, d.image, d.frame, to_yolo_txt(d))
         _replace_folder(building, output)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from brimful.detections import Detections, FloatArray
-from brimful.errors import ModelError, UsageError
+from brimful.errors import ModelError
 from brimful.spec import Head, ModelSpec, Task
 from brimful.vision.heads.classify import classify
 from brimful.vision.heads.config import PostprocessConfig
@@ -17,17 +18,39 @@ from brimful.vision.heads.placed import Placed
 from brimful.vision.heads.pose import pose
 from brimful.vision.heads.rows import Rows
 from brimful.vision.heads.segment import segment, segment_encoded
-from brimful.vision.heads.select import select_nms_free, select_raw, select_yolov5
+from brimful.vision.heads.select import (
+    Select,
+    select_each,
+    select_nms_free,
+    select_raw,
+    select_yolov5,
+)
 from brimful.vision.heads.selected import Selected
 
 __all__ = ["Placed", "Postprocess", "PostprocessConfig", "Selected", "build_postprocess"]
 
-Postprocess = Callable[[Sequence[FloatArray] | Selected, Sequence[Placed]], list[Detections]]
-"""Turns outputs (float32, first axis at least the number of images), or what was selected from
-them on the device, and the images of the batch into their Detections, in order. Results never
-refer to the memory of output arrays."""
+Outputs = Sequence[FloatArray] | Selected
+Params = Sequence[PostprocessConfig | None] | None
 
-Select = Callable[[FloatArray, int, ModelSpec, PostprocessConfig], Rows]
+
+class Postprocess(Protocol):
+    """Turns what a forward computed into Detections. They never refer to an output's memory."""
+
+    def __call__(
+        self, outputs: Outputs, placed: Sequence[Placed], params: Params = None, /
+    ) -> list[Detections]:
+        """Return the Detections of each image, in order.
+
+        Args:
+            outputs: float32, first axis at least the number of images; or what was selected from
+                them on the device.
+            placed: The images of the batch.
+            params: What becomes a detection in each image, where not all take the same setting.
+                What was selected on the device has regarded it.
+        """
+        ...
+
+
 Finish = Callable[[Rows, Sequence[FloatArray], Sequence[Placed], ModelSpec], list[Detections]]
 """Takes the rows to the original images; the arrays are the outputs after the first."""
 
@@ -52,11 +75,7 @@ def build_postprocess(spec: ModelSpec, config: PostprocessConfig) -> Postprocess
         ModelError: The head does not belong to the task. The postprocess itself raises it when
             an output has not the shape that `spec` says.
     """
-    if config.classes is not None and any(c >= spec.classes for c in config.classes):
-        raise UsageError(
-            f"classes has {max(config.classes)}, but the model has {spec.classes} classes, "
-            f"0 to {spec.classes - 1}"
-        )
+    config.check(spec)
     if (spec.task == "classify") != (spec.head == "classify"):
         raise ModelError(f"a {spec.task} model cannot have a {spec.head} head")
 
@@ -72,7 +91,7 @@ def build_postprocess(spec: ModelSpec, config: PostprocessConfig) -> Postprocess
     if spec.task == "classify":
 
         def classified(
-            outputs: Sequence[FloatArray] | Selected, placed: Sequence[Placed]
+            outputs: Outputs, placed: Sequence[Placed], params: Params = None
         ) -> list[Detections]:
             if isinstance(outputs, Selected):
                 raise ModelError("a classifier's outputs are probabilities, got selected rows")
@@ -84,14 +103,14 @@ def build_postprocess(spec: ModelSpec, config: PostprocessConfig) -> Postprocess
     select, finish = SELECT[spec.head], FINISH[spec.task]
 
     def postprocess(
-        outputs: Sequence[FloatArray] | Selected, placed: Sequence[Placed]
+        outputs: Outputs, placed: Sequence[Placed], params: Params = None
     ) -> list[Detections]:
         if isinstance(outputs, Selected):
             return _finish_selected(outputs, placed, spec, finish)
         check(outputs, placed)
         if not placed:
             return []
-        rows = select(outputs[0], len(placed), spec, config)
+        rows = select_each(select, outputs[0], len(placed), spec, config, params)
         return finish(rows, outputs[1:], placed, spec)
 
     return postprocess

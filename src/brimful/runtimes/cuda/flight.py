@@ -8,7 +8,7 @@ from functools import partial
 from brimful.errors import RuntimeFailedError
 from brimful.runtimes.cuda.lane import Graph, Lane
 from brimful.runtimes.cuda.slot import CudaSlot
-from brimful.runtimes.runtime import Done, Outputs
+from brimful.runtimes.runtime import Done, Outputs, Params
 from brimful.vision.heads.selected import Selected
 
 
@@ -20,6 +20,7 @@ class Flight:
         slot: Its images.
         count: How many.
         done: Told how it ended.
+        params: What becomes a detection in each image, where not all take the engine's setting.
         errors: Why images of it could not be decoded, by position.
         lane: Computes it; None before it has one.
         graph: The lane's, likewise.
@@ -28,6 +29,7 @@ class Flight:
     slot: CudaSlot
     count: int
     done: Done
+    params: Params = None
     errors: dict[int, str] = field(default_factory=dict)
     lane: Lane | None = None
     graph: Graph | None = None

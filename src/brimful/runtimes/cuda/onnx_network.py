@@ -148,7 +148,7 @@ class OnnxNetwork:
         """Run something on the thread that makes all of onnxruntime's calls, and wait for it."""
         told: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
         job: Any = work
-        self._thread.submit(job, lambda result, error: told.put((result, error)))
+        self._thread.submit(job, lambda result, error, seconds=None: told.put((result, error)))
         result, error = told.get()
         if error is not None:
             raise error

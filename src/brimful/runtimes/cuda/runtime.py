@@ -38,6 +38,7 @@ from brimful.runtimes.runtime import (
     Done,
     InputFormat,
     OutOfMemoryError,
+    Params,
     RuntimeOptions,
     Slot,
 )
@@ -172,10 +173,10 @@ class TorchCudaRuntime:
             self._prepare(canvas, count)
         return CudaSlot(canvas, count, self.spec.channels)
 
-    def submit(self, slot: Slot, count: int, done: Done) -> None:
+    def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images, rounded up to the next graph."""
         assert isinstance(slot, CudaSlot)
-        self._submitted.put(Flight(slot, count, done))
+        self._submitted.put(Flight(slot, count, done, params))
 
     def describe(self) -> dict[str, str | int]:
         """Return the version, device, precision and where images are decoded."""

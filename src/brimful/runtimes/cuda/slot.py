@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -75,17 +76,16 @@ class CudaSlot:
         """Say where an image that was written as pixels lies on the canvas."""
         self.geometries[position] = geometry
 
-    def shift(self, start: int, count: int) -> None:
-        """Move the images [start, start + count) to the front, over what is there."""
-        if not start:
-            return
-        stop = start + count
-        self.encoded[:count] = self.encoded[start:stop]
-        self.pictures[:count] = self.pictures[start:stop]
-        self.surfaces[:count] = self.surfaces[start:stop]
-        self.geometries[:count] = self.geometries[start:stop]
-        if self._pinned is not None:
-            self.inputs[:count] = self.inputs[start:stop]
+    def keep(self, positions: Sequence[int]) -> None:
+        """Move the images at these positions, in ascending order, to the front."""
+        for to, position in enumerate(positions):
+            if to != position:
+                self.encoded[to] = self.encoded[position]
+                self.pictures[to] = self.pictures[position]
+                self.surfaces[to] = self.surfaces[position]
+                self.geometries[to] = self.geometries[position]
+                if self._pinned is not None:
+                    self.inputs[to] = self.inputs[position]
 
     def clear(self) -> None:
         """Forget where images lie, and give the memory of those that were put back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brimful.errors import UsageError
+from brimful.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +44,15 @@ class PostprocessConfig:
                 raise UsageError(f"{name} is {value}; expected at least 1")
         if self.classes is not None and any(c < 0 for c in self.classes):
             raise UsageError(f"classes has {min(self.classes)}; class ids start at 0")
+
+    def check(self, spec: ModelSpec) -> None:
+        """Refuse classes that a model does not have.
+
+        Raises:
+            UsageError: With the classes that it has.
+        """
+        if self.classes is not None and any(c >= spec.classes for c in self.classes):
+            raise UsageError(
+                f"classes has {max(self.classes)}, but the model has {spec.classes} classes, "
+                f"0 to {spec.classes - 1}"
+            )

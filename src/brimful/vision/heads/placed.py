@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from brimful.detections import Detections
+from brimful.detections import Detections, FailureKind, failed_detections
 from brimful.spec import ModelSpec
 from brimful.vision.geometry import Geometry
 
@@ -27,17 +27,15 @@ class Placed:
     pts_ms: float | None
     geometry: Geometry
 
-    def failed(self, spec: ModelSpec, error: str) -> Detections:
+    def failed(self, spec: ModelSpec, error: str, kind: FailureKind = "image") -> Detections:
         """Return the result of an image that has none, and why."""
-        height, width = self.geometry.image
-        return Detections(
-            image=self.key,
-            index=self.index,
+        return failed_detections(
+            spec,
+            self.key,
+            self.index,
+            kind,
+            error,
             frame=self.frame,
             pts_ms=self.pts_ms,
-            height=height,
-            width=width,
-            task=spec.task,
-            names=spec.names,
-            error=error,
+            size=self.geometry.image,
         )

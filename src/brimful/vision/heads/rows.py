@@ -96,7 +96,6 @@ class Rows:
                     None if obb is None else obb[span],
                     None,
                     truncated,
-                    None,
                 )
             )
         return found

@@ -6,6 +6,9 @@ padded tail of a batch does not matter. Rows never refer to the output's memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,51 @@ from brimful.spec import ModelSpec
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.heads.rows import Rows
 from brimful.vision.nms import nms, rotated_nms
+
+Select = Callable[[FloatArray, int, ModelSpec, PostprocessConfig], Rows]
+"""Selects from the output for so many images."""
+
+
+def select_each(
+    select: Select,
+    output: FloatArray,
+    count: int,
+    spec: ModelSpec,
+    config: PostprocessConfig,
+    params: Sequence[PostprocessConfig | None] | None,
+) -> Rows:
+    """Select with the setting of each image.
+
+    Args:
+        select: The function of the output's layout.
+        output: As it takes it.
+        count: Images to select from.
+        spec: The model.
+        config: The setting of images that have none of their own.
+        params: Of each image, or None where all take `config`.
+    """
+    if params is None:
+        return select(output, count, spec, config)
+    groups: dict[PostprocessConfig, list[int]] = {}
+    for image, own in enumerate(params):
+        groups.setdefault(own or config, []).append(image)
+    if len(groups) == 1:
+        return select(output, count, spec, next(iter(groups)))
+    truncated = np.zeros(count, np.bool_)
+    found = []
+    for own, images in groups.items():
+        rows = select(output[images], len(images), spec, own)
+        truncated[images] = rows.truncated
+        found.append(replace(rows, image=np.asarray(images, np.intp)[rows.image]))
+    order = np.argsort(np.concatenate([rows.image for rows in found]), kind="stable")
+    return Rows(
+        image=np.concatenate([rows.image for rows in found])[order],
+        boxes=np.concatenate([rows.boxes for rows in found])[order],
+        confidence=np.concatenate([rows.confidence for rows in found])[order],
+        class_id=np.concatenate([rows.class_id for rows in found])[order],
+        extra=np.concatenate([rows.extra for rows in found])[order],
+        truncated=truncated,
+    )
 
 
 def select_nms_free(

@@ -10,12 +10,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
+import numpy as np
+
 from brimful.errors import RuntimeFailedError
-from brimful.runtimes.runtime import OutOfMemoryError, Outputs, Runtime, Slot
+from brimful.runtimes.runtime import OutOfMemoryError, Outputs, Params, Runtime, Slot
 
 
 def retry(
-    runtime: Runtime, slot: Slot, count: int, error: BaseException, *, timeout_s: float
+    runtime: Runtime,
+    slot: Slot,
+    count: int,
+    params: Params,
+    error: BaseException,
+    *,
+    timeout_s: float,
 ) -> Iterator[tuple[range, Outputs | BaseException]]:
     """Run the members of a failed batch again, in smaller batches.
 
@@ -23,6 +31,7 @@ def retry(
         runtime: What failed.
         slot: The failed batch; its input is still intact, and is used up.
         count: Images in it.
+        params: Of each image.
         error: What it failed with.
         timeout_s: A forward that takes longer counts as hung.
 
@@ -43,8 +52,9 @@ def retry(
         # Parts go in order and none is longer than what lies before it, so this overwrites rows
         # of earlier parts only, which are settled.
         if part.start:
-            slot.shift(part.start, len(part))
-        outcome = forward(runtime, slot, len(part), timeout_s=timeout_s)
+            slot.keep(part)
+        own = None if params is None else params[part.start : part.stop]
+        outcome = forward(runtime, slot, len(part), own, timeout_s=timeout_s)
         if isinstance(outcome, OutOfMemoryError) and len(part) > 1:
             middle = (part.start + part.stop + 1) // 2
             pending[:0] = [range(part.start, middle), range(middle, part.stop)]
@@ -54,8 +64,25 @@ def retry(
             yield part, outcome
 
 
+def probe(runtime: Runtime, slot: Slot, *, timeout_s: float) -> BaseException | None:
+    """Run a blank image, with which nothing can be wrong; return why that failed, or None.
+
+    Args:
+        runtime: What runs it.
+        slot: A slot that is not needed any more; its images are overwritten.
+        timeout_s: A forward that takes longer counts as hung.
+
+    Raises:
+        RuntimeFailedError: The forward hangs.
+    """
+    slot.clear()
+    slot.inputs[0] = np.zeros((), slot.inputs.dtype)
+    outcome = forward(runtime, slot, 1, None, timeout_s=timeout_s)
+    return outcome if isinstance(outcome, BaseException) else None
+
+
 def forward(
-    runtime: Runtime, slot: Slot, count: int, *, timeout_s: float
+    runtime: Runtime, slot: Slot, count: int, params: Params, *, timeout_s: float
 ) -> Outputs | BaseException:
     """Run one forward and wait for it; return the outputs or the error.
 
@@ -65,14 +92,16 @@ def forward(
     finished = threading.Event()
     outcome: list[Outputs | BaseException] = []
 
-    def done(outputs: Outputs | None, error: BaseException | None) -> None:
-        if error is not None:
-            outcome.append(error)
-        elif outputs is not None:
+    def done(
+        outputs: Outputs | None, error: BaseException | None, seconds: float | None = None
+    ) -> None:
+        if error is None and outputs is not None:
             outcome.append(outputs)
+        else:
+            outcome.append(error or RuntimeFailedError("the runtime returned no outputs"))
         finished.set()
 
-    runtime.submit(slot, count, done)
+    runtime.submit(slot, count, done, params)
     if not finished.wait(timeout_s):
         raise RuntimeFailedError(f"a forward did not end within stall_s={timeout_s:g} s")
     return outcome[0]
