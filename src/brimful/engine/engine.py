@@ -29,6 +29,7 @@ from brimful.engine.responders import (
     OnDone,
     StreamResponder,
 )
+from brimful.engine.scheduler import Load
 from brimful.engine.stats import StageStats, StageUse, limiting
 from brimful.engine.stream import ResultStream
 from brimful.errors import (
@@ -439,9 +440,13 @@ class Engine:
             future.set_result(request.failed(self.spec, "deadline", text))
             return
         raise QueueFullError(
-            f"{self._pipeline.scheduler.waiting} images are waiting, {self.config.queue} may in "
-            "all, and no client may take all of that; try again later"
+            f"{self.load().waiting} images are waiting; {self.config.queue} may in all, and no "
+            "client may take all of that room; try again later"
         )
+
+    def load(self) -> Load:
+        """Return how many images are where."""
+        return self._pipeline.scheduler.load()
 
     def _check_usable(self) -> None:
         if os.getpid() != self._process:
@@ -576,7 +581,7 @@ class Engine:
     def _start(self) -> Pipeline:
         runtime = self.runtime
         memory_for = runtime.memory_for
-        preprocess = HostPreprocess(
+        self._preprocess = HostPreprocess(
             self.spec,
             self._policy,
             self.config.limits,
@@ -587,7 +592,7 @@ class Engine:
         )
         return Pipeline(
             runtime,
-            preprocess,
+            self._preprocess,
             build_postprocess(self.spec, self.config.postprocess),
             self.config,
             self._stats,

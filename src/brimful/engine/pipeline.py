@@ -134,11 +134,6 @@ class Pipeline:
         """Why the pipeline stopped, or None while it runs."""
         return self.scheduler.error
 
-    @property
-    def inflight(self) -> int:
-        """Requests admitted whose outcome is open."""
-        return self.scheduler.live
-
     def admit(self, requests: Sequence[Request], *, wait: bool) -> int:
         """Take requests in; see `Scheduler.admit`.
 

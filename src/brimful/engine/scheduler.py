@@ -73,6 +73,29 @@ class RunningBatch:
     started: float
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many requests and batches are where.
+
+    Attributes:
+        live: Requests whose outcome is open.
+        waiting: Requests in the queue.
+        preparing: Requests that workers decode.
+        batched: Requests in batches that have not gone.
+        running: Batches on the device.
+        slots: Slots in use.
+        nbytes: Bytes of images handed over in memory.
+    """
+
+    live: int
+    waiting: int
+    preparing: int
+    batched: int
+    running: int
+    slots: int
+    nbytes: int
+
+
 class SlotError(Exception):
     """There is no memory for a slot of a canvas."""
 
@@ -143,15 +166,18 @@ class Scheduler:
         """Whether it admits nothing any more."""
         return self._draining
 
-    @property
-    def live(self) -> int:
-        """Requests admitted whose outcome is open."""
-        return len(self._live)
-
-    @property
-    def waiting(self) -> int:
-        """Requests in the queue."""
-        return len(self._queue)
+    def load(self) -> Load:
+        """Return how many requests and batches are where."""
+        with self._lock:
+            return Load(
+                live=len(self._live),
+                waiting=len(self._queue),
+                preparing=self._preparing,
+                batched=len(self._batcher),
+                running=len(self._running),
+                slots=self._slots.busy,
+                nbytes=self._nbytes.total,
+            )
 
     # Admission --------------------------------------------------------------------------------
 
