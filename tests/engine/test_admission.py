@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from brimful.engine.admission import Admission
 from hypothesis import given
 from hypothesis import strategies as st
-
-from brimful.engine.admission import Admission
 
 
 def drain(line: Admission, now: float = 0.0) -> list:

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 
 import cv2
 import pytest
+from brimful.engine.admission import Admission
+from brimful.engine.inflight import InFlight, fail
+from brimful.engine.intake import Intake
+from brimful.engine.work import Work
 from engine_kit import (
     GATED,
     PATIENCE_S,
@@ -24,11 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brimful.detections import Detections
-from brimful.engine.admission import Admission
 from brimful.engine.batcher import Batcher, BatchPolicy
-from brimful.engine.inflight import InFlight, fail
-from brimful.engine.intake import Intake
-from brimful.engine.work import Work
 from brimful.errors import EngineStoppedError
 from brimful.sources.image import SourceImage
 from brimful.sources.open_source import open_source

@@ -7,14 +7,14 @@ import threading
 from concurrent.futures import Future
 
 import pytest
+from brimful.engine.owners import FutureOwner
+from brimful.engine.work import Work
 from engine_kit import GATED, PATIENCE_S, Gate, eventually, gray, jpeg, level_of
 
 from brimful.engine.config import EngineConfig
-from brimful.engine.owners import FutureOwner
 from brimful.engine.pipeline import Pipeline
 from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.stats import StageStats
-from brimful.engine.work import Work
 from brimful.errors import EngineStoppedError
 from brimful.runtimes.debug import DebugFaults, DebugRuntime
 from brimful.runtimes.runtime import RuntimeOptions

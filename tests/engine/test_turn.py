@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-
 from brimful.engine.turn import Turn, turns
 
 

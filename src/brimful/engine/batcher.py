@@ -8,8 +8,9 @@ most one open batch. A batch goes
   forwards it may run and still be called idle, it says itself (`Runtime.partial_batches_below`).
 
 So batches grow by themselves under load, and a lone image on an idle device never waits. Of several
-batches that may go, the one goes whose sources have waited longest since their last launch, so that
-a source that brings thousands of images delays another one's image by no more than what is on the
+batches that may go, the one goes whose sources have waited longest since their last launch; one with
+an image of a source that has launched nothing yet goes as it is before a full batch of others. So a
+source that brings thousands of images delays another one's image by no more than what is on the
 device already.
 """
 
@@ -225,7 +226,11 @@ class Batcher(Generic[T]):
         while ready and len(going) < ahead:
             batch = min(ready, key=lambda batch: self._urgency(batch, now))
             ready.remove(batch)
-            if len(going) < idle or batch.full or self._overdue(batch, now):
+            if (
+                len(going) < idle
+                or self._complete(batch, now)
+                or (self._new(batch) and any(self._complete(other, now) for other in ready))
+            ):
                 self._remove(batch)
                 going.append(batch)
                 self._note_launch(batch)
@@ -278,6 +283,14 @@ class Batcher(Generic[T]):
             overdue_at,
         )
 
+    def _complete(self, batch: Batch[T], now: float) -> bool:
+        """Tell whether a batch is full or overdue."""
+        return batch.full or now >= self._overdue_at(batch)
+
+    def _new(self, batch: Batch[T]) -> bool:
+        """Tell whether a batch has an image of a source that has launched nothing yet."""
+        return any(source not in self._launched for source in batch.sources)
+
     def _latest_start(self, batch: Batch[T]) -> float:
         """Return when a batch must start to meet its deadline."""
         if batch.deadline == float("inf"):
@@ -286,6 +299,3 @@ class Batcher(Generic[T]):
 
     def _overdue_at(self, batch: Batch[T]) -> float:
         return min(batch.opened + batch.delay_s, self._latest_start(batch))
-
-    def _overdue(self, batch: Batch[T], now: float) -> bool:
-        return now >= self._overdue_at(batch)

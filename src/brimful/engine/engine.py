@@ -113,6 +113,7 @@ class Engine:
         self._lock = threading.Lock()
         self._closed = False
         self._restarts = 0
+        self._cleanups: list[threading.Thread] = []
         self._process = os.getpid()
         self._pipeline = self._start()
         # Native threads that outlive the interpreter abort the process.
@@ -566,6 +567,8 @@ class Engine:
         try:
             self._end(pipeline)
         finally:
+            for cleanup in self._cleanups:  # it waits for forwards of the runtime
+                cleanup.join(CLOSE_TIMEOUT_S)
             self.runtime.close()
             self._delivery.close(CLOSE_TIMEOUT_S)
 
@@ -622,10 +625,12 @@ class Engine:
             self._restarts += 1
             dead = self._pipeline
             self._pipeline = self._start()
-        # The stage that died calls this, so another thread waits for it.
-        threading.Thread(
-            target=self._end, args=(dead,), name="brimful-cleanup", daemon=True
-        ).start()
+            # The stage that died calls this, so another thread waits for it.
+            cleanup = threading.Thread(
+                target=self._end, args=(dead,), name="brimful-cleanup", daemon=True
+            )
+            self._cleanups = [c for c in self._cleanups if c.is_alive()] + [cleanup]
+            cleanup.start()
 
 
 def _deadline(milliseconds: float | None) -> float | None:

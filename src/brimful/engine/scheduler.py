@@ -401,6 +401,7 @@ class Scheduler:
         batch = self._batcher.open(canvas, self._clock(), slot.capacity)
         self._slot_of[id(batch)] = slot
         self._freed.notify_all()  # who waits for a slot of this canvas may join
+        self._work.notify_all()  # and there is room for more of it
         return batch
 
     # Device -----------------------------------------------------------------------------------
