@@ -8,10 +8,10 @@ most one open batch. A batch goes
   forwards it may run and still be called idle, it says itself (`Runtime.partial_batches_below`).
 
 So batches grow by themselves under load, and a lone image on an idle device never waits. Of several
-batches that may go, the one goes whose sources have waited longest since their last launch; one with
-an image of a source that has launched nothing yet goes as it is before a full batch of others. So a
-source that brings thousands of images delays another one's image by no more than what is on the
-device already.
+batches that may go, the one goes whose sources have waited longest since their last launch. One
+with an image of a source that has launched nothing yet goes as it is before a full batch of others.
+So a source that brings thousands of images delays another one's image by no more than what is on
+the device already.
 """
 
 from __future__ import annotations

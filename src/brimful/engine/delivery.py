@@ -25,35 +25,41 @@ class Delivery:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def put(self, call: Callable[[], object]) -> None:
-        """Have a callback run soon."""
-        self._calls.put(call)
-        if self._thread is None:
-            with self._lock:
+        """Have a callback run soon; once closed, at once and on this thread."""
+        with self._lock:
+            if not self._closed:
+                self._calls.put(call)
                 if self._thread is None:
                     self._thread = threading.Thread(
                         target=self._run, name="brimful-delivery", daemon=True
                     )
                     self._thread.start()
+                return
+        _call(call)
 
     def close(self, timeout: float) -> None:
         """Run what was put, then end the thread; waits for it unless called from it."""
         with self._lock:
+            self._closed = True
             thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self._calls.put(None)
-        if thread is not threading.current_thread():
+            self._calls.put(None)
+        if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
 
     def _run(self) -> None:
         while (call := self._calls.get()) is not None:
-            try:
-                call()
-            except BaseException:
-                _log.exception("a callback of a result raised")
+            _call(call)
             del call  # an idle thread keeps nothing alive
+
+
+def _call(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except BaseException:
+        _log.exception("a callback of a result raised")
 
 
 class DetectionsFuture(Future[Detections]):

@@ -111,6 +111,7 @@ class Engine:
         self._stats = StageStats()
         self._delivery = Delivery()
         self._lock = threading.Lock()
+        self._restarted = threading.Condition(self._lock)
         self._closed = False
         self._restarts = 0
         self._cleanups: list[threading.Thread] = []
@@ -420,19 +421,43 @@ class Engine:
         return params
 
     def _admit(self, requests: Sequence[Request], *, wait: bool) -> int:
-        """Take requests in; return how many were taken."""
+        """Take requests in; return how many were taken.
+
+        Raises:
+            EngineStoppedError: None was taken, and none will be. Where that comes to light after
+                some were taken, the others fail with it.
+        """
         admitted = 0
         while True:
-            self._check_usable()
             pipeline = self._pipeline
-            admitted += pipeline.admit(requests[admitted:], wait=wait)
-            # What a pipeline that is being replaced refuses is the next one's.
-            if admitted == len(requests):
-                return admitted
-            if pipeline is self._pipeline:
-                if pipeline.scheduler.draining:
+            try:
+                self._check_usable()
+                admitted += pipeline.admit(requests[admitted:], wait=wait)
+                if admitted == len(requests):
+                    return admitted
+                # What a pipeline that is being replaced refuses is the next one's.
+                if pipeline is self._pipeline and not pipeline.error:
+                    if not pipeline.scheduler.draining:
+                        return admitted
                     raise EngineStoppedError("the engine finishes what it has and takes no more")
-                return admitted
+            except EngineStoppedError as error:
+                if self._restarting(pipeline):
+                    continue
+                if not admitted:
+                    raise
+                rest = requests[admitted:]
+                rest[0].responder.fail(rest, error)
+                return len(requests)
+
+    def _restarting(self, pipeline: Pipeline) -> bool:
+        """Wait for the next pipeline where this one's stages are being restarted."""
+        if pipeline.error is None or self.config.on_stage_death == "stop":
+            return False
+        with self._lock:
+            self._restarted.wait_for(
+                lambda: self._closed or self._pipeline is not pipeline, CLOSE_TIMEOUT_S
+            )
+            return not self._closed and self._pipeline is not pipeline
 
     def _refuse(self, request: Request, future: DetectionsFuture) -> None:
         """Say why a request was not taken in."""
@@ -562,6 +587,7 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
+            self._restarted.notify_all()
             pipeline = self._pipeline
         atexit.unregister(self.close)
         try:
@@ -625,6 +651,7 @@ class Engine:
             self._restarts += 1
             dead = self._pipeline
             self._pipeline = self._start()
+            self._restarted.notify_all()
             # The stage that died calls this, so another thread waits for it.
             cleanup = threading.Thread(
                 target=self._end, args=(dead,), name="brimful-cleanup", daemon=True

@@ -190,16 +190,19 @@ class Scheduler:
 
         Returns:
             How many were taken in, the first ones; fewer than all without `wait`, once the deadline
-            has passed, while draining, or when nobody wants them any more. And those that they
-            replaced (line policy `newest`), whose outcome is decided.
+            has passed, while draining, when nobody wants them any more, or when it is stopped
+            meanwhile. And those that they replaced (line policy `newest`), whose outcome is
+            decided.
 
         Raises:
-            EngineStoppedError: It was stopped.
+            EngineStoppedError: It was stopped before.
         """
         first, admitted = requests[0], 0
         with self._lock:
             while True:
                 if self._error is not None:
+                    if admitted:
+                        return admitted, []
                     raise EngineStoppedError(str(self._error)) from self._error
                 if self._draining or not first.responder.wanted(first):
                     return admitted, []
