@@ -82,7 +82,7 @@ def simulated(read_together: bool, workers: int) -> tuple[Any, Any]:
         def allocate(self, canvas: Any, *, capacity: int | None = None) -> Any:
             return CudaSlot(canvas, capacity or BATCH, 3)
 
-        def submit(self, slot: Any, count: int, done: Any) -> None:
+        def submit(self, slot: Any, count: int, done: Any, params: Any = None) -> None:
             self._submitted.put((slot, count, done))
 
         def close(self) -> None:
