@@ -80,7 +80,7 @@ def write_pictures(folder: Path, one_size: bool, quality: int = 95) -> list[Path
     """Draw pictures of the demo's factory line in the sizes of common photographs."""
     import cv2
 
-    from brimful.demo.scene import FactoryLine
+    from brimful.demo.line import FactoryLine
 
     folder.mkdir()
     paths = []

@@ -11,7 +11,8 @@ import pytest
 
 from brimful.demo import dataset
 from brimful.demo.dataset import write_dataset
-from brimful.demo.scene import CLASSES, FactoryLine
+from brimful.demo.line import FactoryLine
+from brimful.demo.scene import CLASSES
 from brimful.errors import UsageError
 
 SIZE = (240, 320)

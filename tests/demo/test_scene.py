@@ -11,8 +11,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from brimful.demo.line import FactoryLine
 from brimful.demo.render import draw
-from brimful.demo.scene import CLASSES, CRACK, FactoryLine, Light, Scene
+from brimful.demo.scene import CLASSES, CRACK, Light, Scene
 from brimful.errors import UsageError
 
 
@@ -26,7 +27,7 @@ def test_an_image_is_the_same_in_another_process_and_order() -> None:
     here = [digest(line, index) for index in (0, 3, 17)]
     program = (
         "import hashlib\n"
-        "from brimful.demo.scene import FactoryLine\n"
+        "from brimful.demo.line import FactoryLine\n"
         "line = FactoryLine(seed=5)\n"
         "for index in (17, 3, 0):\n"
         "    pixels, labels = line.image(index)\n"

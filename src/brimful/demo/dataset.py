@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 import cv2
 import numpy as np
 
-from brimful.demo.scene import CLASSES, FactoryLine
+from brimful.demo.line import FactoryLine
+from brimful.demo.scene import CLASSES
 from brimful.errors import UsageError
 from brimful.spec import Size
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from brimful.detections import Detections
 from brimful.errors import UsageError
 from brimful.formats.rle import decode_rle
-from brimful.sources.image import Pixels
 from brimful.spec import Size
 from brimful.vision.geometry import Geometry
+from brimful.vision.pixels import Pixels
 
 Colour = tuple[int, int, int]
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from brimful.demo import belt, crack, metal
 from brimful.demo.parts import MARGIN, Sprite, sprite
 from brimful.demo.scene import CLASSES, CRACK, Label, Light, Part, Scene
-from brimful.sources.image import Pixels
 from brimful.spec import Size
+from brimful.vision.pixels import Pixels
 
 FloatImage = NDArray[np.float32]
 

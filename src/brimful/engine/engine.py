@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+import cv2
 import numpy as np
 
 from brimful.detections import Detections
@@ -500,8 +501,7 @@ class Engine:
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
         chosen = list(canvases if canvases is not None else self._policy.canvases() or ())
-        blanks = [np.full((*canvas, 3), 114, np.uint8) for canvas in chosen]
-        futures = [self.submit(blank, client="warm-up", copy=False) for blank in blanks]
+        futures = [self.submit(self._blank(canvas), client="warm-up") for canvas in chosen]
         for canvas, future in zip(chosen, futures, strict=True):
             result = future.result()
             if result.error is not None:
@@ -509,6 +509,13 @@ class Engine:
                     f"the model does not run on canvas {canvas[0]}x{canvas[1]}: {result.error}"
                 )
         return chosen
+
+    def _blank(self, canvas: Size) -> object:
+        """Return an empty image: a JPEG where the device decodes, so that no host row is pinned."""
+        pixels = np.full((*canvas, 3), 114, np.uint8)
+        if self.runtime.decodes is None:
+            return pixels
+        return cv2.imencode(".jpg", pixels)[1].tobytes()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take nothing more and finish what was taken; `close` is all that may follow.

@@ -305,9 +305,11 @@ class Pipeline:
         Raises:
             DeviceFailedError: It does not: the stage dies of it, and nobody gets an error row.
         """
+        geometry = running.members[0].geometry
+        assert geometry is not None  # it joined a batch
         for delay in PROBE_DELAYS_S:
             time.sleep(delay)
-            fault = probe(self._runtime, running.slot, timeout_s=self._config.stall_s)
+            fault = probe(self._runtime, running.slot, geometry, timeout_s=self._config.stall_s)
             if fault is None:
                 with self._breaking:
                     self._breaker.succeeded()

@@ -13,7 +13,7 @@ from brimful.engine.known_starts import KnownStarts
 from brimful.errors import ImageError
 from brimful.native.read_files import LARGEST, FileReader
 from brimful.runtimes.runtime import Slot
-from brimful.sources.image import Pixels, SourceImage
+from brimful.sources.image import SourceImage
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.decode import (
@@ -28,6 +28,7 @@ from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.letterbox import classify_crop, letterbox
 from brimful.vision.picture import Picture
+from brimful.vision.pixels import Pixels
 from brimful.vision.surface import Surface
 
 ENCODED_BYTES = 32 * 2**20

@@ -10,10 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import numpy as np
-
 from brimful.errors import RuntimeFailedError
 from brimful.runtimes.runtime import OutOfMemoryError, Outputs, Params, Runtime, Slot
+from brimful.vision.geometry import Geometry
 
 
 def retry(
@@ -64,19 +63,23 @@ def retry(
             yield part, outcome
 
 
-def probe(runtime: Runtime, slot: Slot, *, timeout_s: float) -> BaseException | None:
+def probe(
+    runtime: Runtime, slot: Slot, geometry: Geometry, *, timeout_s: float
+) -> BaseException | None:
     """Run a blank image, with which nothing can be wrong; return why that failed, or None.
 
     Args:
         runtime: What runs it.
         slot: A slot that is not needed any more; its images are overwritten.
+        geometry: Of any image on the slot's canvas.
         timeout_s: A forward that takes longer counts as hung.
 
     Raises:
         RuntimeFailedError: The forward hangs.
     """
     slot.clear()
-    slot.inputs[0] = np.zeros((), slot.inputs.dtype)
+    slot.inputs[0] = 0
+    slot.place(0, geometry)
     outcome = forward(runtime, slot, 1, None, timeout_s=timeout_s)
     return outcome if isinstance(outcome, BaseException) else None
 

@@ -25,10 +25,10 @@ from brimful.engine.slots import SlotPool
 from brimful.engine.stats import StageStats
 from brimful.errors import BrimfulError, EngineStoppedError, RuntimeFailedError
 from brimful.runtimes.runtime import OutOfMemoryError, Runtime, Slot
-from brimful.sources.image import Pixels
 from brimful.spec import Size
 from brimful.vision.encoded import Encoded
 from brimful.vision.picture import Picture
+from brimful.vision.pixels import Pixels
 from brimful.vision.surface import Surface
 
 Ready = tuple[Request, Pixels | Encoded | Picture | Surface]

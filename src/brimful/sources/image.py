@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from brimful.vision.picture import Picture
+from brimful.vision.pixels import Pixels
 from brimful.vision.surface import Surface
-
-Pixels = NDArray[np.uint8]
-"""uint8 (height, width, 3) in BGR order, as OpenCV has it."""
-
 
 Payload = str | Path | bytes | Pixels | Picture | Surface | Exception
 """What a source brings of an image, see `SourceImage`."""

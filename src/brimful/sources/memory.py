@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from brimful.errors import ImageError
-from brimful.sources.image import Pixels, SourceImage
+from brimful.sources.image import SourceImage
+from brimful.vision.pixels import Pixels
 
 
 class MemorySource:

@@ -28,9 +28,9 @@ import numpy as np
 import simplejpeg
 
 from brimful.errors import ImageError, UsageError
-from brimful.sources.image import Pixels
 from brimful.vision.encoded import Encoded
 from brimful.vision.header import Header, read_header, read_size
+from brimful.vision.pixels import Pixels
 
 __all__ = ["DecodeLimits", "decode", "decode_pixels", "read_encoded", "read_file", "read_size"]
 

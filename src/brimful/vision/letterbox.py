@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brimful.errors import ImageError
-from brimful.sources.image import Pixels
 from brimful.spec import Size
 from brimful.vision.geometry import PAD_VALUE, Geometry
+from brimful.vision.pixels import Pixels
 
 UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 """What each pixel value is in a float32 slot."""

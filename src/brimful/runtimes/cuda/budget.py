@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,11 @@ KNEE = 0.95
 """Share of the best rate that the chosen batch must reach."""
 
 
+_budgets_lock = threading.Lock()
+_shares: dict[int, dict[int, float]] = {}
+"""What each budget of a device allows PyTorch, whose limit is the process's, not an engine's."""
+
+
 class Budget:
     """Device memory that this process may hold, the driver's and the libraries' part included.
 
@@ -42,6 +48,12 @@ class Budget:
         self._memory = DeviceMemory(str(torch.cuda.get_device_properties(device).uuid))
         self._outside = 0
 
+    def _limit_torch(self, share: float) -> None:
+        """Limit PyTorch to a share of the device's memory, or less where another budget says so."""
+        with _budgets_lock:
+            _shares.setdefault(self._device.index, {})[id(self)] = share
+            _apply(self._device)
+
     def enforce(self) -> None:
         """Limit PyTorch to what is left of the budget. Kernels must have run before.
 
@@ -59,8 +71,7 @@ class Budget:
                 f"kernels, and the weights take "
                 f"{show_bytes(torch.cuda.memory_reserved(self._device))}; raise --gpu-mem"
             )
-        total = torch.cuda.get_device_properties(self._device).total_memory
-        torch.cuda.set_per_process_memory_fraction(left / total, self._device)
+        self._limit_torch(left / torch.cuda.get_device_properties(self._device).total_memory)
 
     def share(self, own: int) -> int:
         """Limit PyTorch to a part of what is left of the budget.
@@ -74,8 +85,7 @@ class Budget:
         """
         rest = self.limit - self._outside - SLACK - own
         if rest > 0:
-            total = torch.cuda.get_device_properties(self._device).total_memory
-            torch.cuda.set_per_process_memory_fraction(own / total, self._device)
+            self._limit_torch(own / torch.cuda.get_device_properties(self._device).total_memory)
         return rest
 
     def exceeded(self, batch: int, canvas: Size, precision: str) -> MemoryBudgetError:
@@ -90,8 +100,16 @@ class Budget:
         )
 
     def release(self) -> None:
-        """Lift the limit on PyTorch; other engines of this process may have none."""
-        torch.cuda.set_per_process_memory_fraction(1.0, self._device)
+        """Lift this limit on PyTorch; those of other engines of this process stay."""
+        with _budgets_lock:
+            if _shares.get(self._device.index, {}).pop(id(self), None) is not None:
+                _apply(self._device)
+
+
+def _apply(device: Any) -> None:
+    """Limit PyTorch to the smallest share that a budget of the device allows."""
+    share = min(_shares[device.index].values(), default=1.0)
+    torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def sizes_to_try(asked: int | None) -> Iterator[int]:

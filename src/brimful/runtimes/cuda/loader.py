@@ -24,7 +24,6 @@ from brimful.runtimes.cuda.plan import Plan, Plans
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.surfaces import rows_of_surfaces
-from brimful.sources.image import Pixels
 from brimful.vision.cuda.jpeg import JpegDecoder
 from brimful.vision.cuda.letterbox import COLUMNS, describe, letterbox
 from brimful.vision.decode import decode_pixels
@@ -33,6 +32,7 @@ from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.letterbox import letterbox as host_letterbox
 from brimful.vision.picture import Picture
+from brimful.vision.pixels import Pixels
 from brimful.vision.surface import Surface
 
 
