@@ -36,11 +36,13 @@ bench: $(VENV)/.dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+NATIVE := $(wildcard src/brimful/native/*.c) src/brimful/native/build.py hatch_build.py
+
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE)
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE)
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.core
 

@@ -1,15 +1,13 @@
-"""What the tests of C that is compiled where it runs share."""
+"""The native tests run on libraries of this checkout's C files."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from brimful.native.build import build
 
-@pytest.fixture
-def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Play a machine without a C compiler that has compiled nothing before."""
-    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries() -> None:
+    """Compile what the installation has not: a C file may have changed since."""
+    build()

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from brimful.errors import BrimfulError, UsageError
+from brimful.errors import BrimfulError
 from brimful.native import copy_planes, json_lines, list_folder, read_files
-from brimful.native.compile import CompilerError, compiled_or
+from brimful.native.load import NotCompiledError, compiled_or
 
-REASONS = [CompilerError("there is no C compiler"), UsageError("the cache cannot be written")]
+REASONS = [NotCompiledError("read_files.c was not compiled")]
 
 
 def raising(error: BaseException) -> Callable[..., Any]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from brimful.native import copy_planes
-from brimful.native.compile import CompilerError
 from brimful.native.copy_planes import compiled_copier, copy_with_numpy, open_copier
+from brimful.native.load import NotCompiledError
 
 GUARD = 0xA5
 
@@ -60,7 +60,7 @@ def test_none(copy: Any) -> None:
 
 def test_without_a_compiler_numpy_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> Any:
-        raise CompilerError("there is none")
+        raise NotCompiledError("there is none")
 
     monkeypatch.setattr(copy_planes, "load_library", refuse)
     assert open_copier() is copy_with_numpy

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from brimful.detections import Detections
 from brimful.formats.json_record import encode_jsonl
 from brimful.native import json_lines
-from brimful.native.compile import CompilerError
 from brimful.native.json_lines import EncodeLines, compiled_encoder, open_encoder
+from brimful.native.load import NotCompiledError
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
@@ -142,7 +142,7 @@ def test_a_class_without_a_name_is_an_error_as_in_python(encode: EncodeLines) ->
 
 def test_a_machine_without_a_compiler_writes_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(name: str) -> None:
-        raise CompilerError("there is no C compiler")
+        raise NotCompiledError("there is no C compiler")
 
     monkeypatch.setattr(json_lines, "load_library", none)
     open_encoder.cache_clear()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from brimful.native import list_folder
-from brimful.native.list_folder import FolderLister, open_lister
+from brimful.native.list_folder import FolderLister
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
@@ -77,20 +76,3 @@ def test_c_sorts_by_bytes(
     if len(found) < 10 and found[0] > found[-1]:  # so few may come the other way round, and stay so
         found.reverse()
     assert found == sorted(made)
-
-
-@pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_there_is_no_lister(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="brimful"):
-        assert open_lister([".jpg"]) is None
-    assert "there is no C compiler" in caplog.text
-
-
-def test_without_a_cache_there_is_no_lister(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIMFUL_CACHE", "/proc/nowhere")
-    assert open_lister([".jpg"]) is None
-
-
-def test_names_in_another_encoding_are_left_to_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "euc_jp")
-    assert open_lister([".jpg"]) is None

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from brimful.errors import UsageError
 from brimful.native import read_files
-from brimful.native.compile import CompilerError, load_library
-from brimful.native.read_files import ALIGNMENT, TOGETHER, FileReader, Starts, open_reader
+from brimful.native.read_files import ALIGNMENT, TOGETHER, FileReader, Starts
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler here"
@@ -151,29 +149,3 @@ def test_a_file_that_is_cut_while_it_is_read_is_left_to_others(
         return memory_for(size)
 
     assert reader.read([path], cut) == [None]
-
-
-def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
-    load_library("read_files")
-    (library,) = tmp_path.glob("native-read_files-*/library.so")
-    made = library.stat().st_mtime_ns
-    load_library("read_files")
-    assert library.stat().st_mtime_ns == made
-
-
-@pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_there_is_no_reader(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="brimful"):
-        assert open_reader() is None
-    assert "there is no C compiler" in caplog.text
-
-
-def test_a_compiler_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("CC", "false")
-    with pytest.raises(CompilerError, match=r"the C compiler false failed on read_files\.c"):
-        load_library("read_files")
-    monkeypatch.setenv("BRIMFUL_CACHE", "/proc/nowhere")
-    with pytest.raises(UsageError, match="cannot write the artifact cache"):
-        load_library("read_files")

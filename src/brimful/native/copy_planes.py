@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from brimful.native.compile import compiled_or, load_library
+from brimful.native.load import compiled_or, load_library
 
 COLUMNS = 6
 """Numbers that describe a plane: address, bytes from row to row, address of the target, its bytes
@@ -32,7 +32,7 @@ def compiled_copier() -> CopyPlanes:
     """Return the one in C.
 
     Raises:
-        CompilerError: There is no C compiler, or it failed.
+        NotCompiledError: There is no C compiler, or it failed.
         UsageError: The artifact cache cannot be written.
     """
     run = load_library("copy_planes").brimful_copy_planes

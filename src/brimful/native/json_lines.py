@@ -16,7 +16,7 @@ import orjson
 
 from brimful.detections import Detections
 from brimful.formats.json_record import encode_jsonl, error_members
-from brimful.native.compile import compiled_or, load_library
+from brimful.native.load import compiled_or, load_library
 from brimful.spec import Size
 
 EncodeLines = Callable[[Sequence[Detections]], bytes]
@@ -39,7 +39,7 @@ def compiled_encoder() -> EncodeLines:
     """Return the one in C, which leaves to `encode_jsonl` what is not just boxes.
 
     Raises:
-        CompilerError: There is no C compiler, or it failed.
+        NotCompiledError: There is no C compiler, or it failed.
         UsageError: The artifact cache cannot be written.
     """
     run = load_library("json_lines").brimful_json_lines

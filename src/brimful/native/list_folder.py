@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Collection
 
-from brimful.native.compile import compiled_or, load_library
+from brimful.native.load import compiled_or, load_library
 
 _LONGEST = 8
 """Bytes of a suffix."""
@@ -47,7 +47,7 @@ class FolderLister:
             suffixes: Of the files, lower-case ASCII of 2 to 8 characters, each with its dot.
 
         Raises:
-            CompilerError: There is no C compiler, or it failed.
+            NotCompiledError: There is no C compiler, or it failed.
             UsageError: The artifact cache cannot be written.
             ValueError: A suffix is none of these.
         """

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from brimful.native.compile import compiled_or, load_library
+from brimful.native.load import compiled_or, load_library
 
 LARGEST = 4 * 2**20
 """Bytes of a file; a larger one is read on its own."""
@@ -64,7 +64,7 @@ class FileReader:
         """Compile, once a machine, and load.
 
         Raises:
-            CompilerError: There is no C compiler, or it failed.
+            NotCompiledError: There is no C compiler, or it failed.
             UsageError: The artifact cache cannot be written.
         """
         library = load_library("read_files")
