@@ -66,25 +66,17 @@ def engine_on(runtime, **config):
 def test_a_callback_may_submit_to_a_full_queue():
     """It used to run on the postprocess thread, which alone frees what it waited for."""
     with debug_engine(queue=2, batch=1, workers=1) as engine:
-        left = 40
+        followers: list[Future] = []
         done = threading.Event()
-        again: list[Future] = []
 
-        def submit_next(future: Future) -> None:
-            nonlocal left
-            left -= 1
-            if left <= 0:
-                done.set()
-                return
-            follower = engine.submit(gray(left))
-            again.append(follower)
-            follower.add_done_callback(submit_next)
+        def submit_more(future: Future) -> None:
+            followers.extend(engine.submit(gray(i)) for i in range(20))
+            done.set()
 
-        for _ in range(4):
-            engine.submit(gray(1)).add_done_callback(submit_next)
+        engine.submit(gray(1)).add_done_callback(submit_more)
         assert done.wait(PATIENCE_S)
-        for future in again:
-            assert future.result(PATIENCE_S).error is None
+        for i, future in enumerate(followers):
+            assert level_of(future.result(PATIENCE_S)) == i
 
 
 def test_a_slow_callback_delays_no_result():
@@ -547,20 +539,26 @@ def test_a_task_that_is_cancelled_cancels_its_request():
 # The whole engine ---------------------------------------------------------------------------------
 
 
-def test_a_poison_image_delays_its_neighbours_batches_by_its_retries_only_one_at_a_time():
-    """Retries run beside other batches: those do not wait for all of them."""
-    order: list[str] = []
+def test_the_retries_of_a_poison_image_hold_up_no_other_batch():
+    gate = Gate()
     with debug_engine(
-        batch=8, workers=2, faults=DebugFaults(poison_level=13, batch_ms=3), max_delay_ms=50
+        faults=DebugFaults(poison_level=13, batch_ms=1), sleep=gate, batch=8, max_delay_ms=1e6
     ) as engine:
-        bad = [engine.submit(gray(13 if i == 7 else 1), key=f"bad{i}") for i in range(8)]
-        good = [engine.submit(gray(2), client="other", key="good") for i in range(8)]
-        for future in [*bad, *good]:
-            future.add_done_callback(lambda f: order.append(f.result().image))
-        for future in [*bad, *good]:
-            future.result(PATIENCE_S)
-        eventually(lambda: len(order) == 16, "every callback has run")
-    assert order.index("bad7") > order.index("good"), "the last retry comes after a neighbour"
+        first = engine.submit(gray(0))
+        gate.await_waiting()
+        bad = [engine.submit(gray(13 if i == 7 else 1)) for i in range(8)]
+        eventually(lambda: engine.load().running == 2, "the batch with the poison is queued")
+        good = [engine.submit(gray(2)) for _ in range(8)]
+        eventually(lambda: engine.load().batched == 8, "the next one is ready")
+        gate.open(1)
+        eventually(lambda: gate.passed == 1 and gate.waiting == 1, "the poison is on the device")
+        gate.open(2)  # it fails; its neighbour's batch, which was queued behind it, succeeds
+        assert [level_of(future.result(PATIENCE_S)) for future in good] == [2] * 8
+        gate.await_waiting()  # a retry is held up all the while
+        assert not any(future.done() for future in bad)
+        gate.open()
+        assert [future.result(PATIENCE_S).failure for future in bad] == [None] * 7 + ["runtime"]
+        assert level_of(first.result(PATIENCE_S)) == 0
 
 
 def test_swap_goes_on_with_another_runtime_and_loses_nothing():
