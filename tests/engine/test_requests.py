@@ -70,7 +70,7 @@ def test_a_callback_may_submit_to_a_full_queue():
         done = threading.Event()
 
         def submit_more(future: Future) -> None:
-            followers.extend(engine.submit(gray(i)) for i in range(20))
+            followers.extend(engine.submit(gray(i)) for i in range(200))
             done.set()
 
         engine.submit(gray(1)).add_done_callback(submit_more)
