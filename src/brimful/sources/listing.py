@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
-from brimful.native.list_folder import FolderLister, open_lister
-from brimful.sources.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES, kinds_of
+from brimful.sources.suffixes import kinds_of
 
 
 def list_media(path: str) -> tuple[list[str], list[str]]:
@@ -22,12 +20,6 @@ def list_media(path: str) -> tuple[list[str], list[str]]:
     Raises:
         OSError: It cannot be listed.
     """
-    lister = _lister()
-    return scan_media(path) if lister is None else lister.list(path)
-
-
-def scan_media(path: str) -> tuple[list[str], list[str]]:
-    """List a folder in Python: the same, for where nothing can be compiled."""
     files: list[str] = []
     directories: list[str] = []
     with os.scandir(path) as entries:
@@ -43,8 +35,3 @@ def is_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that cannot be followed; reading it will say so
         return False
-
-
-@functools.cache
-def _lister() -> FolderLister | None:
-    return open_lister(IMAGE_SUFFIXES | VIDEO_SUFFIXES)
