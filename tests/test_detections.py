@@ -52,7 +52,7 @@ def full(**changes) -> Detections:
 
 
 def test_equal_is_equal_in_every_value():
-    assert full() == full() and not full() != full()
+    assert full() == full() and (full() != full()) is False
     assert [full(), full()] == [full()] * 2 and full() in [full(index=5), full()]
     others = {
         **{"image": "b.jpg", "index": 2, "width": 5, "height": 5, "task": "pose", "frame": None},

@@ -7,15 +7,16 @@ import os
 from brimful.sources.suffixes import kinds_of
 
 
-def list_media(path: str) -> tuple[list[str], list[str]]:
+def list_media(path: str) -> tuple[list[str], list[str], list[str]]:
     """List a folder.
 
     Args:
         path: The folder.
 
     Returns:
-        The names of its images and videos, hidden ones among them, sorted, and the names of its
-        directories in any order. A link is what it leads to, and a file where it leads nowhere.
+        The names of its images and videos, hidden ones among them, sorted, the names of its
+        directories, and those of all other files, in any order. A link is what it leads to, and a
+        file where it leads nowhere.
 
     Raises:
         OSError: It cannot be listed.
@@ -25,8 +26,12 @@ def list_media(path: str) -> tuple[list[str], list[str]]:
     with os.scandir(path) as entries:
         for entry in entries:
             (directories if is_directory(entry) else files).append(entry.name)
-    kinds = zip(files, kinds_of(files), strict=True)
-    return sorted(name for name, kind in kinds if kind is not None), directories
+    media: list[str] = []
+    others: list[str] = []
+    for name, kind in zip(files, kinds_of(files), strict=True):
+        (others if kind is None else media).append(name)
+    media.sort()
+    return media, directories, others
 
 
 def is_directory(entry: os.DirEntry[str]) -> bool:
