@@ -113,6 +113,7 @@ class LedgerSink:
                 self._partial.unlink()
             self._end_job()
             sync_folder(self._output.parent)
+            self._closed = True
         except OSError as error:
             raise BrimfulError(
                 f"{self._output} cannot be written: {error.strerror or error}. The results "
@@ -121,7 +122,10 @@ class LedgerSink:
         self.abandon()
 
     def abandon(self) -> None:
-        """Close the journal and leave it where it is."""
+        """Close the journal and leave it where it is, or remove it where it has nothing."""
+        if not self._closed and self._journal.empty and not self._resumed:
+            self._partial.unlink(missing_ok=True)
+            self._end_job()
         self._closed = True
         self._journal.close()
 
