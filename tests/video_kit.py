@@ -202,6 +202,8 @@ class WatchedStream:
 
     def __init__(self, stream: Any, device: HostVideo) -> None:
         self.stream, self.frames, self._device = stream, stream.frames, device
+        self.duration, self.time_base = stream.duration, stream.time_base
+        self.average_rate = stream.average_rate
 
     def __del__(self) -> None:
         self._device.closed_at_work.append(self._device.works)

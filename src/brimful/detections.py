@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -39,9 +39,12 @@ def _no_ints() -> IntArray:
     return np.empty(0, np.int32)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Detections:
     """What was found in one image. Coordinates are pixels of the original image.
+
+    Two of them are equal when all their values are, NaN being equal to NaN. As arrays can be
+    changed, there is no hash.
 
     Attributes:
         image: Key of the image: its path relative to the source, with forward slashes.
@@ -84,6 +87,16 @@ class Detections:
     truncated: bool = False
     error: str | None = None
     failure: FailureKind | None = None
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether all values are the same."""
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return all(
+            _equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+        )
 
     def __len__(self) -> int:
         """Return the number of detections."""
@@ -226,3 +239,11 @@ def failed_detections(
         error=error,
         failure=kind,
     )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other, equal_nan=one.dtype.kind == other.dtype.kind == "f")
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return False
+    return bool(one == other)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brimful.errors import BrimfulError
-from brimful.native import copy_planes, json_lines, list_folder, read_files
+from brimful.native import copy_planes, json_lines, read_files
 from brimful.native.load import NotCompiledError, compiled_or
 
 REASONS = [NotCompiledError("read_files.c was not compiled")]
@@ -44,10 +44,9 @@ def test_a_fault_of_ours_is_raised() -> None:
 def test_each_of_them_has_something_to_do_without(
     reason: BrimfulError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (copy_planes, json_lines, list_folder, read_files):
+    for module in (copy_planes, json_lines, read_files):
         monkeypatch.setattr(module, "load_library", raising(reason))
     open_encoder = json_lines.open_encoder.__wrapped__
     assert open_encoder() is json_lines.encode_jsonl
     assert copy_planes.open_copier() is copy_planes.copy_with_numpy
-    assert list_folder.open_lister({".jpg"}) is None
     assert read_files.open_reader() is None

@@ -67,6 +67,15 @@ def test_a_name_that_is_no_text_is_a_name(reader: FileReader, tmp_path: Path) ->
     assert file is not None and file[0] == b"pixels"
 
 
+def test_a_name_that_no_file_can_have_is_left_to_others(reader: FileReader, tmp_path: Path) -> None:
+    good = tmp_path / "good.jpg"
+    good.write_bytes(b"pixels")
+    for odd in ("\ud800.jpg", f"{good}\ud800", "\udfff\0", "\ud83d\ude00"):
+        for paths in ([odd], [good, odd], [odd, "a\0b", good]):
+            found = reader.read(paths, memory_for)
+            assert [file is not None for file in found] == [path == good for path in paths]
+
+
 def test_without_memory_a_file_is_left_to_others(reader: FileReader, tmp_path: Path) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
     for path in paths:

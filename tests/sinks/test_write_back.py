@@ -91,7 +91,7 @@ def test_an_error_of_the_disk_is_told_by_finish(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", broken)
-        with pytest.raises(OSError, match="Input/output"):
+        with pytest.raises(BrimfulError, match=r"Input/output error.*--resume"):
             sink.finish()
     assert "out.jsonl" not in names_in(tmp_path)
     sink.finish()

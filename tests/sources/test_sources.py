@@ -41,6 +41,7 @@ def test_folder_is_recursive_sorted_by_components_and_skips_the_rest(tmp_path):
     names = ["b.jpg", "a/z.png", "a.jpg", "a/b/c.webp", "a b/1.bmp", "é.tif", "a/B.JPEG"]
     make(tmp_path, *names, "note.txt", ".hidden.jpg", ".cache/x.jpg", "a/.DS_Store", "noext")
     source = open_source(tmp_path)
+    assert str(source.skipped) == ""
     expected = sorted(names, key=lambda name: name.split("/"))
     assert listed(source) == expected
     assert listed(source) == expected  # a second iteration starts over
@@ -276,10 +277,9 @@ def test_images_in_memory():
     data = buffer.getvalue()
     items = [colour, colour[:, :, 0], colour[:, ::-1], data, bytearray(data)]
     items += [Image.open(io.BytesIO(data)), np.dstack((colour, colour[:, :, :1]))]
-    items += [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8)]
     source = open_source(items)
-    assert listed(source) == [str(i) for i in range(9)]
-    assert len(source) == 9
+    assert listed(source) == [str(i) for i in range(7)]
+    assert len(source) == 7
     payloads = [image.payload for image in source]
     np.testing.assert_array_equal(payloads[0], colour)
     np.testing.assert_array_equal(
@@ -290,19 +290,15 @@ def test_images_in_memory():
     assert payloads[3] == payloads[4] == data
     np.testing.assert_array_equal(payloads[5], decode(data))
     np.testing.assert_array_equal(payloads[6], colour)
-    assert "float32" in str(payloads[7])
-    assert "(4, 4, 2)" in str(payloads[8])
     assert [image.key for image in open_source(colour)] == ["0"]
 
 
-def test_lists_of_paths_and_mixed_lists(tmp_path):
+def test_lists_of_paths(tmp_path):
     make(tmp_path, "a.jpg", "f/b.jpg")
     assert listed(open_source([str(tmp_path / "a.jpg"), tmp_path / "f"])) == [
         f"{tmp_path}/a.jpg",
         f"{tmp_path}/f/b.jpg",
     ]
-    with pytest.raises(UsageError, match="either paths or images"):
-        open_source([tmp_path / "a.jpg", np.zeros((4, 4, 3), np.uint8)])
     with pytest.raises(UsageError, match="list of images is empty"):
         open_source([])
 

@@ -271,7 +271,7 @@ def test_bad_files_say_what_is_wrong(tmp_path):
     with pytest.raises(ImageError, match="empty"):
         decode(tmp_path / "empty.jpg")
     (tmp_path / "text.jpg").write_text("hello, this is text")
-    with pytest.raises(ImageError, match=r"not an image.*hello"):
+    with pytest.raises(ImageError, match=r"^this is not an image: expected JPEG, .* or PNM$"):
         decode(tmp_path / "text.jpg")
     (tmp_path / "large.jpg").write_bytes(bytes(1001))
     with pytest.raises(ImageError, match="1001 bytes"):
@@ -279,8 +279,6 @@ def test_bad_files_say_what_is_wrong(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="pipe"):
         decode(tmp_path / "pipe.jpg")
-    with pytest.raises(ImageError, match="GIF"):
-        decode(pillow(Image.fromarray(picture(8, 8)), "GIF"))
     with pytest.raises(ImageError, match="not valid"):
         decode(Path("a\0b"))
 

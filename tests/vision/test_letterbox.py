@@ -107,6 +107,39 @@ def test_classify_crop_is_what_ultralytics_feeds_a_classifier(image, size):
     np.testing.assert_allclose(as_float(host), expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("image", [(4000, 60), (60, 4000), (21, 350), (900, 50)])
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+def test_a_thin_image_is_resized_only_where_its_crop_is(image, size, monkeypatch):
+    """Pillow counts with 22 bits of a fraction, so another way to the same place may round."""
+    import brimful.vision.letterbox as module
+
+    pixels = noise(*image)
+    cropped, whole = slot(size, np.uint8), slot(size, np.uint8)
+    classify_crop(pixels, cropped)
+    monkeypatch.setattr(module, "LONGEST_RESIZED", 10**9)
+    classify_crop(pixels, whole)
+    assert np.abs(cropped.astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize("image", [(1, 4000), (4000, 1), (1, 65535), (65535, 1), (2, 60000)])
+def test_the_thinnest_images_cost_a_classifier_no_memory(image, monkeypatch):
+    from PIL import Image
+
+    resize, asked = Image.Image.resize, []
+
+    def watched(self, size, *arguments):
+        asked.append(size)
+        if size[0] * size[1] > 224 * 224 * 16:
+            pytest.fail(f"it is resized to {size}")
+        return resize(self, size, *arguments)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    pixels = np.full((*image, 3), 50, np.uint8)
+    out = slot((224, 224), np.uint8)
+    classify_crop(pixels, out)
+    assert asked and (out == 50).all()
+
+
 def test_classify_crop_gray():
     out, coloured = slot((64, 64), np.float32, 1), slot((64, 64), np.float32)
     gray = noise(100, 120, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +18,7 @@ from brimful.cluster.pool import EnginePool
 from brimful.engine.engine import Engine
 from brimful.errors import InterruptedJobError, TooManyFailuresError
 from brimful.sinks.sink import Sink
+from brimful.sources.entries import EntriesSource
 from brimful.sources.source import Source
 
 
@@ -45,11 +46,13 @@ def run_job(
         InterruptedJobError: Ctrl-C or SIGTERM; what was done is kept for --resume.
     """
     console = Console(stderr=True)
-    total = _length(images)
+    # Nobody looks at the time left: the source is not listed for it.
+    total = None if quiet else _length(images)
     if total is not None:
         total = max(0, total - len(sink.done))
     if not quiet and len(sink.done):
-        console.print(f"resuming: {len(sink.done):,} images are done already", highlight=False)
+        with suppress(OSError):
+            console.print(f"resuming: {len(sink.done):,} images are done already", highlight=False)
     count = failures = found = 0
     earlier = sink.done.failures  # a job's limit counts what failed before it was interrupted
     engine.reset_stats()
@@ -78,16 +81,19 @@ def run_job(
         sink.abandon()
         raise
     if not quiet:
-        print_summary(
-            console,
-            images=count,
-            failures=failures,
-            detections=found,
-            seconds=seconds,
-            report=report,
-            engine=engine.describe(),
-            output=str(output) if output else None,
-        )
+        skipped = str(images.skipped) if isinstance(images, EntriesSource) else ""
+        with suppress(OSError):  # nobody reads it: the job is done all the same
+            print_summary(
+                console,
+                images=count,
+                failures=failures,
+                detections=found,
+                seconds=seconds,
+                report=report,
+                engine=engine.describe(),
+                output=str(output) if output else None,
+                skipped=skipped,
+            )
     failures += earlier
     count += len(sink.done)
     if limit.exceeded(failures, count):

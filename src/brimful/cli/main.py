@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -11,9 +13,12 @@ from brimful.cli.arguments import known_options, normalise
 from brimful.cli.demo import demo
 from brimful.cli.info import info
 from brimful.cli.predict import predict
+from brimful.cli.process import prepare_streams
 from brimful.errors import BrimfulError
 
 INTERRUPTED = 130
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EFBIG)
 
 
 @click.group(
@@ -34,6 +39,7 @@ root.add_command(info)
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    prepare_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -61,13 +67,30 @@ def run(arguments: list[str]) -> int:
         return INTERRUPTED
     except BrimfulError as error:
         _complain(str(error))
+        _give_up_stdout()
         return error.exit_code
     except BrokenPipeError:  # `brimful predict ... | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
+    except OSError as error:
+        if error.filename is not None or error.errno not in _CANNOT_WRITE:
+            raise
+        _complain(f"the output cannot be written: {error.strerror}")
+        _give_up_stdout()
+        return 1
     return 0
 
 
 def _complain(message: str, hint: str | None = None) -> None:
-    print(f"brimful: {message}", file=sys.stderr)
-    if hint:
-        print(hint, file=sys.stderr)
+    with suppress(OSError):  # standard error is full: the exit code has to say it
+        print(f"brimful: {message}", file=sys.stderr)
+        if hint:
+            print(hint, file=sys.stderr)
+
+
+def _give_up_stdout() -> None:
+    """Let what is left in the buffer of standard output go nowhere when the interpreter ends."""
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

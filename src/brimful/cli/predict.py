@@ -109,8 +109,9 @@ def predict(
 ) -> None:
     """Run a model on images and write the detections.
 
-    Exit codes: 0 done, 2 wrong usage, 3 more inputs failed than allowed, 4 model, 130 interrupted
-    (go on with --resume).
+    Exit codes: 0 done, 1 internal error, or standard output or a disk is full, 2 wrong usage,
+    3 more inputs failed than allowed, 4 model, 5 a conversion failed, 6 memory budget,
+    130 interrupted (go on with --resume).
     """
     if half and precision == "bf16":
         raise UsageError("--half means precision=fp16, and precision=bf16 was given; give one")

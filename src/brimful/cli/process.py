@@ -11,6 +11,21 @@ from contextlib import suppress
 from brimful.engine.engine import Engine
 
 
+def prepare_streams() -> None:
+    """Put the null device in the place of standard streams that are closed.
+
+    Otherwise the next file that is opened, such as a journal, has the number of one of them, and
+    what a library prints goes there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
 def quiet_libraries() -> None:
     """Keep OpenCV to one thread a call, and from complaining: bad files get rows that say why.
 

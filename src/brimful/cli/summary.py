@@ -30,6 +30,7 @@ def print_summary(
     report: EngineReport,
     engine: dict[str, str | int],
     output: str | None,
+    skipped: str,
 ) -> None:
     """Print a job's summary.
 
@@ -42,6 +43,7 @@ def print_summary(
         report: How the stages spent it.
         engine: What the engine says of itself.
         output: Where the detections went.
+        skipped: What the source left out, in words; "" for nothing.
     """
     rate = images / seconds if seconds else 0.0
     failed = f", [red]{failures:,} failed[/]" if failures else ""
@@ -50,6 +52,8 @@ def print_summary(
         f"[bold]{rate:,.1f} img/s[/]",
         highlight=False,
     )
+    if skipped:
+        console.print(skipped, highlight=False, markup=False, soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("stage", "busy", "workers", "ms/image"):
         table.add_column(column, justify="left" if column == "stage" else "right")

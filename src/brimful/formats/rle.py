@@ -22,10 +22,15 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.uint8]:
 
     Returns:
         uint8 (height, width), 0 or 1.
+
+    Raises:
+        ValueError: The runs do not make up the mask.
     """
     height, width = rle["size"]
     counts = rle["counts"]
     runs = counts if isinstance(counts, list) else _runs(counts)
+    if sum(runs) != height * width or min(runs, default=0) < 0:
+        raise ValueError(f"the runs of a mask do not make up {height}x{width} pixels")
     values = np.arange(len(runs), dtype=np.uint8) & 1
     return np.repeat(values, runs).reshape(width, height).T
 

@@ -115,10 +115,22 @@ def _names(paths: Sequence[str | Path]) -> bytes:
     """Return the names of files, each with its zero byte."""
     names: list[str] = [os.fspath(path) for path in paths]
     text = "\0".join(names)
-    if text.count("\0") >= len(names):
+    try:
+        encoded = os.fsencode(text)
+    except UnicodeEncodeError:  # a surrogate that stands for no byte: another way finds that out
+        encoded = b"\0".join(map(_encoded, names))
+    if encoded.count(b"\0") >= len(names):
         # No file has a zero byte in its name, and C would read a shorter one.
-        text = "\0".join("" if "\0" in name else name for name in names)
-    return os.fsencode(text) + b"\0"
+        encoded = b"\0".join(b"" if "\0" in name else _encoded(name) for name in names)
+    return encoded + b"\0"
+
+
+def _encoded(name: str) -> bytes:
+    """Return a name as the file system has it, empty where it can have none such."""
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:
+        return b""
 
 
 def _memory(

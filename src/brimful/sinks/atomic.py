@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+_OURS = re.compile(r"\.brimful-[0-9a-f]{16}")
 
 
 @contextmanager
@@ -14,11 +19,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Write a file beside `path`, and move it there when the block ends without an error.
 
     The data is on the disk before the name is: after a power cut there is the old file or the
-    new one.
+    new one. A symbolic link at `path` is replaced, not followed.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = unused(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        with temporary.open("wb") as file:
+        with open(os.open(temporary, flags, 0o666), "wb") as file:  # noqa: PTH123 - a descriptor
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -28,6 +34,23 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def unused(path: Path) -> Path:
+    """Return a name beside `path` that nobody else has: `<name>.brimful-<random>`."""
+    return path.with_name(f"{path.name}.brimful-{secrets.token_hex(8)}")
+
+
+def remove_unused(path: Path) -> None:
+    """Remove what a killed process left under names that `unused` made for `path`."""
+    for name in os.listdir(path.parent):  # noqa: PTH208 - a Path a name is what this avoids
+        if name.startswith(path.name) and _OURS.fullmatch(name, len(path.name)):
+            left = path.with_name(name)
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    left.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 
 _DIGEST = 16
 
+_FAR = 4096
+"""Bytes that the bits of a video grow by at most for one frame. Frames come in order; one that is
+further ahead, as in an edited file, is kept as a digest and not in a gigabyte of zeros."""
+
 
 class DoneSet:
     """(key, frame) pairs in little memory: 16 bytes an image, a bit a video frame.
@@ -33,11 +37,15 @@ class DoneSet:
         self._length += 1
         self.failures += failed
         if frame is None:
-            self._digests += _digest(key)
+            self._digests += _digest(key, None)
             self._sorted = None
             return
         bits = self._frames.setdefault(key, bytearray())
         byte = frame >> 3
+        if byte >= len(bits) + _FAR:
+            self._digests += _digest(key, frame)
+            self._sorted = None
+            return
         if byte >= len(bits):
             bits.extend(bytes(byte + 1 - len(bits)))
         bits[byte] |= 1 << (frame & 7)
@@ -50,11 +58,14 @@ class DoneSet:
         if frame is not None:
             bits = self._frames.get(key)
             byte = frame >> 3
-            return bits is not None and byte < len(bits) and bool(bits[byte] >> (frame & 7) & 1)
+            if bits is None:
+                return False
+            if byte < len(bits) and bool(bits[byte] >> (frame & 7) & 1):
+                return True
         if self._sorted is None:
             self._sorted = np.sort(np.frombuffer(bytes(self._digests), f"S{_DIGEST}"))
         # Through frombuffer as well: numpy drops zero bytes at the end of such a string.
-        digest = np.frombuffer(_digest(key), f"S{_DIGEST}")[0]
+        digest = np.frombuffer(_digest(key, frame), f"S{_DIGEST}")[0]
         at = int(np.searchsorted(self._sorted, digest))
         return at < len(self._sorted) and bool(self._sorted[at] == digest)
 
@@ -63,5 +74,6 @@ class DoneSet:
         return self._length
 
 
-def _digest(key: str) -> bytes:
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
+def _digest(key: str, frame: int | None) -> bytes:
+    text = key if frame is None else f"{key}\0{frame}"  # no file has a zero byte in its name
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()

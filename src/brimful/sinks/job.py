@@ -34,10 +34,16 @@ def check_job(path: Path, job: Mapping[str, Any]) -> None:
         version, then = content["version"], content["job"]
     except FileNotFoundError:
         raise UsageError(f"{path} is missing, so the job cannot be resumed; {advice}") from None
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read, so the job cannot be resumed: {error.strerror}; {advice}"
+        ) from None
     except (orjson.JSONDecodeError, KeyError, TypeError):
+        content = version = then = None
+    if not isinstance(content, dict) or not isinstance(then, dict):
         raise UsageError(f"{path} is damaged, so the job cannot be resumed; {advice}") from None
     if version != _VERSION:
-        raise UsageError(f"{path} is of version {version}, expected {_VERSION}; {advice}")
+        raise UsageError(f"{path} is of version {_short(version)}, expected {_VERSION}; {advice}")
     differences = _differences(then, _plain(job))
     if differences:
         raise UsageError(

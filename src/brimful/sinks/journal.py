@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,23 +33,18 @@ class Journal:
         """Open or create the file.
 
         Raises:
-            UsageError: Another process has it open, or the folder cannot be written.
+            UsageError: Another process has it open, it is no regular file, or the folder cannot
+                be written.
         """
         self.path = path
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._descriptor = os.open(path, flags, 0o666)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._descriptor)
-            raise UsageError(f"another process is writing {path}; wait for it or stop it") from None
-        except OSError:  # a file system without locks
-            pass
+        self._descriptor = _open_locked(path)
         self._size = os.fstat(self._descriptor).st_size
         self._begun = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no rows."""
+        return self._size == 0
 
     def clear(self) -> None:
         """Forget everything."""
@@ -65,14 +61,20 @@ class Journal:
             os.ftruncate(self._descriptor, end)
             self._size = end
 
-    def done(self) -> DoneSet:
+    def done(self, classes: int) -> DoneSet:
         """Return which images and frames have a row.
+
+        Args:
+            classes: Of the model: a row of another one ends the job here, not at its end.
 
         Raises:
             UsageError: A line is no row.
         """
         done = DoneSet()
-        for record in read_rows(self.path):
+        for number, record in enumerate(read_rows(self.path), 1):
+            fault = _fault(record, classes)
+            if fault is not None:
+                raise no_result(self.path, number, fault)
             done.add(record["image"], record["frame"], failed=record.get("error") is not None)
         return done
 
@@ -130,11 +132,54 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(lines, 1):
             row = _row(line)
             if row is None:
-                raise UsageError(
-                    f"line {number} of {path} is no result of brimful; was the file edited? "
-                    "Use --overwrite to start the job anew"
-                )
+                raise no_result(path, number, "it is no JSON object with an image and a frame")
             yield row
+
+
+def no_result(path: Path, number: int, fault: str) -> UsageError:
+    """Return the error that a line of a journal is none that this job has written."""
+    return UsageError(
+        f"line {number} of {path} is no result of this job ({fault}); was the file edited? "
+        "Use --overwrite to start the job anew"
+    )
+
+
+def _open_locked(path: Path) -> int:
+    """Return a descriptor of the file that has this name while its lock is held."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UsageError(
+                    f"{path} is no regular file, and the rows of a job would go there; "
+                    "remove it, or give another output"
+                )
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another process is writing {path}; wait for it or stop it"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            # A job that ended meanwhile has given this file another name: that of its output.
+            if _is_named(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
@@ -143,3 +188,23 @@ def _row(line: bytes) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return row if isinstance(row, dict) and "image" in row and "frame" in row else None
+
+
+def _fault(row: dict[str, Any], classes: int) -> str | None:
+    """Return why a row is none of a result, as far as a look at it tells."""
+    frame, found = row["frame"], row.get("detections", [])
+    if not isinstance(row["image"], str):
+        return "its image is no text"
+    if frame is not None and (type(frame) is not int or frame < 0):
+        return "its frame is no number of a frame"
+    if type(row.get("index")) is not int:
+        return "its index is no number"
+    if not isinstance(row.get("error"), str | None):
+        return "its error is no text"
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        return "its detections are no list of objects"
+    for one in found:
+        id = one.get("class_id")
+        if type(id) is not int or not 0 <= id < classes:
+            return f"a class id is none of the model's {classes} classes"
+    return None

@@ -56,6 +56,8 @@ def open_sink(
     if output is None:
         if resume:
             raise UsageError("a job on standard output cannot be resumed; give an output file")
+        if stream is None and sys.stdout is None:
+            raise UsageError("standard output is closed; give a file with --output")
         return StdoutSink(sys.stdout.buffer if stream is None else stream)
     if resolved == "coco" and task == "classify":
         raise UsageError("COCO has no results for classify; use jsonl, json or parquet")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -43,6 +45,31 @@ def resolve_format(output: Path | None, format: str | None) -> OutputFormat:
         f"the suffix of {output} says no format; expected {', '.join(sorted(_SUFFIXES))}, "
         f"or --format with one of {', '.join(FORMATS)} (yolo writes a folder)"
     )
+
+
+def resolve_output(output: Path) -> Path:
+    """Return the file or folder that an output names: of a symbolic link, what it leads to.
+
+    The output is replaced by a rename, which would take a link, a device or a pipe away.
+
+    Raises:
+        UsageError: It leads to what is neither a file nor a folder.
+    """
+    try:
+        if output.is_symlink():
+            output = Path(os.path.realpath(output, strict=False))
+        mode = output.lstat().st_mode
+    except FileNotFoundError:
+        return output
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}") from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UsageError(
+            f"{output} is a device, pipe, socket or circle of links; expected a file that can be "
+            "replaced. Without an output, JSON lines go to standard output, which may be any of "
+            "these"
+        )
+    return output
 
 
 def beside(output: Path, ending: str) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from brimful.detections import Detections
+from brimful.errors import BrimfulError
 from brimful.native.json_lines import open_encoder
 from brimful.sinks.done import DoneSet
 
@@ -29,13 +30,27 @@ class StdoutSink:
         self.append(self._encode(batch))
 
     def append(self, lines: bytes) -> None:
-        """Write and flush lines."""
-        self._stream.write(lines)
-        self._stream.flush()
+        """Write and flush lines.
+
+        Raises:
+            BrokenPipeError: Nobody reads them any more.
+            BrimfulError: They cannot be written: the disk is full, or the stream is closed.
+        """
+        try:
+            self._stream.write(lines)
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BrimfulError(
+                f"standard output cannot be written: {reason}. What came there may end in a torn "
+                "line; with --output a job can be resumed"
+            ) from error
 
     def finish(self) -> None:
         """Flush."""
-        self._stream.flush()
+        self.append(b"")
 
     def abandon(self) -> None:
         """Do nothing: what was written is gone already."""

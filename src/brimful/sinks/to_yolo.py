@@ -12,8 +12,7 @@ import orjson
 
 from brimful.errors import UsageError
 from brimful.formats.yolo_txt import to_yolo_txt
-from brimful.sinks.atomic import sync_folder
-from brimful.sinks.output import beside
+from brimful.sinks.atomic import sync_folder, unused, whole_file
 from brimful.sinks.rows import Rows
 
 _LONGEST_NAME = 200  # bytes; file systems take 255, and endings are added
@@ -27,8 +26,7 @@ def write_yolo(rows: Rows, output: Path, errors: Path) -> None:
     that a number. An image without detections has an empty file; one that could not be read has
     none, and a line in `<folder>.errors.jsonl`, which exists only when there are any.
     """
-    building = beside(output, ".tmp")
-    shutil.rmtree(building, ignore_errors=True)
+    building = unused(output)
     building.mkdir()
     failed = []
     try:
@@ -38,15 +36,24 @@ def write_yolo(rows: Rows, output: Path, errors: Path) -> None:
                     {"image": d.image, "frame": d.frame, "error": d.error, "failure": d.failure}
                 )
                 continue
-            _create(building, d.image, d.frame, to_yolo_txt(d))
+            try:
+                text = to_yolo_txt(d)
+            except ValueError as error:  # an edited mask, as far as its text goes
+                raise UsageError(
+                    f"a row of {rows.journal} is no result of this job ({d.image}: {error}); was "
+                    "the file edited? Use --overwrite to start the job anew"
+                ) from None
+            _create(building, d.image, d.frame, text)
         _replace_folder(building, output)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    with suppress(FileNotFoundError):
-        errors.unlink()
     if failed:
-        errors.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in failed))
+        with whole_file(errors) as file:
+            file.writelines(orjson.dumps(row) + b"\n" for row in failed)
+    else:
+        with suppress(FileNotFoundError):
+            errors.unlink()
     sync_folder(output.parent)
 
 
@@ -58,9 +65,10 @@ def check_replaceable(output: Path) -> None:
     """
     if not output.is_dir():
         raise UsageError(f"{output} is a file; yolo writes a folder: give another output")
-    for folder, _, names in os.walk(output):
-        for name in names:
-            if not name.endswith(".txt"):
+    for folder, below, names in os.walk(output):
+        links = [name for name in below if (Path(folder) / name).is_symlink()]
+        for name in [*links, *names]:
+            if name in links or not name.endswith(".txt"):
                 raise UsageError(
                     f"{output} holds {Path(folder) / name}, which is no label file; "
                     "it is not overwritten: give another folder"
@@ -68,9 +76,9 @@ def check_replaceable(output: Path) -> None:
 
 
 def _replace_folder(building: Path, output: Path) -> None:
-    old = beside(output, ".old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = unused(output)
     if output.exists():
+        check_replaceable(output)  # a job takes hours, and the folder is the user's meanwhile
         output.rename(old)
     building.rename(output)
     shutil.rmtree(old, ignore_errors=True)

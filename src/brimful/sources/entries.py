@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from brimful.errors import ImageError, MissingExtraError, UsageError
 from brimful.runtimes.video import VideoDevice
+from brimful.sources.content import kind_of_content
 from brimful.sources.frames import read_frames
 from brimful.sources.gather import gather
 from brimful.sources.image import SourceImage
 from brimful.sources.key import join, printable
-from brimful.sources.suffixes import is_media, is_video, kinds_of
+from brimful.sources.skipped import Skipped
+from brimful.sources.suffixes import is_media, kind_of, kinds_of
 from brimful.sources.walk import CHUNK, AllMedia, Entry, walk
 
 Done = Container[tuple[str, int | None]]
@@ -48,6 +50,8 @@ class EntriesSource(ABC):
     def __init__(self, options: FileOptions) -> None:
         """Keep the options; nothing is listed yet."""
         self._options = options
+        self.skipped = Skipped()
+        """What was left out so far, by the iteration that was begun last."""
         self._closed = False
         self._length: int | None = None
 
@@ -92,15 +96,30 @@ class EntriesSource(ABC):
 
 
 def images_of(
-    chunks: Iterable[list[Entry]], options: FileOptions, video: VideoDevice | None = None
-) -> Iterator[list[SourceImage]]:
-    """Yield a SourceImage per image and one per frame of a video, numbered from 0, in lists."""
-    index = 0
+    chunks: Iterable[list[Entry]],
+    options: FileOptions,
+    video: VideoDevice | None = None,
+    first: int = 0,
+) -> Generator[list[SourceImage], None, int]:
+    """Yield a SourceImage per image and one per frame of a video, in lists.
+
+    Args:
+        chunks: The files.
+        options: How they become images.
+        video: What decodes videos, if anything does.
+        first: Index of the first one.
+
+    Returns:
+        The index of what follows.
+    """
+    index = first
     done = options.done or ()  # of a new job it is empty: then nobody is asked an image
     for entries in chunks:
         images: list[SourceImage] = []
         kinds = kinds_of([entry.path for entry in entries])
         for entry, kind in zip(entries, kinds, strict=True):
+            if kind is None and entry.error is None:  # somebody named it
+                kind = kind_of_content(entry.path)
             if kind == "video" and entry.error is None:
                 if images:
                     yield images
@@ -124,9 +143,10 @@ def images_of(
             index += 1
         if images:
             yield images
+    return index
 
 
-def named(names: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
+def named(names: Iterable[tuple[str, str]], skipped: Skipped) -> Iterator[list[Entry]]:
     """Yield what named paths stand for: themselves, or the media below a folder.
 
     Whether a file exists is for its reader to find out: no file with a known suffix is stat'ed
@@ -134,6 +154,7 @@ def named(names: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
 
     Args:
         names: Paths that somebody named, and their keys. None of them has to be waited for.
+        skipped: Told of the files below folders that are no images or videos.
     """
     files: list[Entry] = []
     for path, name in names:
@@ -146,7 +167,7 @@ def named(names: Iterable[tuple[str, str]]) -> Iterator[list[Entry]]:
             files = []
         if is_folder:
             folder = key.rstrip("/")
-            for entries in walk(path, AllMedia()):
+            for entries in walk(path, AllMedia(), skipped):
                 yield [Entry(e.path, join(folder, e.key), e.error) for e in entries]
     if files:
         yield files
@@ -181,6 +202,7 @@ def _frames(
 
 
 def _length_of(entries: list[Entry]) -> int:
-    if any(entry.error is None and is_video(entry.path) for entry in entries):
+    named_by_content = (kind_of(e.path) or kind_of_content(e.path) for e in entries if not e.error)
+    if "video" in named_by_content:
         raise TypeError("the number of frames is not known before the videos are read")
     return len(entries)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from brimful.extras import require
+from brimful.sources.content import kind_of_content
 from brimful.sources.entries import EntriesSource, FileOptions
 from brimful.sources.frames import count_frames
 from brimful.sources.key import printable
-from brimful.sources.suffixes import is_video
+from brimful.sources.suffixes import kind_of
 from brimful.sources.walk import Entry
 
 
@@ -24,7 +25,8 @@ class FileSource(EntriesSource):
         """
         super().__init__(options)
         self._path = path
-        if is_video(path.name):
+        self._is_video = (kind_of(path.name) or kind_of_content(str(path))) == "video"
+        if self._is_video:
             require("av", feature="reading videos", extra="video")
 
     def entries(self) -> Iterator[list[Entry]]:
@@ -33,7 +35,7 @@ class FileSource(EntriesSource):
 
     def __len__(self) -> int:
         """Return 1, or the frames that the container of a video says it has, by the stride."""
-        if not is_video(self._path.name):
+        if not self._is_video:
             return 1
         frames = count_frames(str(self._path))
         if frames is None:

@@ -35,4 +35,5 @@ class FolderSource(EntriesSource):
 
     def entries(self) -> Iterator[list[Entry]]:
         """Yield the files."""
-        return walk(str(self._folder), AllMedia())
+        self.skipped.clear()
+        return walk(str(self._folder), AllMedia(), self.skipped)

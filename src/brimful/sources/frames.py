@@ -7,6 +7,8 @@ frames, numbers, times and errors are the same with a device and without.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,11 +17,17 @@ from typing import Any
 from brimful.errors import ImageError
 from brimful.extras import require
 from brimful.runtimes.video import VideoDevice, VideoRefusedError
+from brimful.sources.announced import announced_bytes, announced_frames, lacks
 from brimful.vision.picture import Picture
 from brimful.vision.surface import Surface
 
+_log = logging.getLogger("brimful")
+
 # Containers whose index says how many frames there are; others only estimate it.
 _INDEXED = "mp4"
+
+_NO_VIDEOS = frozenset(("tty", "hls", "concat", "dash", "sdp", "image2", "imf"))
+"""FFmpeg's names of what it reads as videos and is none, or lies in other files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +88,38 @@ def count_frames(path: str) -> int | None:
     """
     av = require("av", feature="reading videos", extra="video")
     try:
-        with av.open(path) as container:
+        with av.open(_url(path)) as container:
             return int(container.streams.video[0].frames) or None
     except (av.FFmpegError, OSError, ValueError, IndexError):
         return None
+
+
+def holds_video(path: str) -> bool:
+    """Tell whether FFmpeg finds a video in a file.
+
+    Texts are none, though FFmpeg draws some of them, and neither are playlists, which name other
+    files, nor the covers of music.
+
+    Raises:
+        MissingExtraError: PyAV is not installed.
+    """
+    av = require("av", feature="reading videos", extra="video")
+    try:
+        with av.open(_url(path)) as container:
+            names = container.format.name.split(",")
+            if not _NO_VIDEOS.isdisjoint(names) or names[0].endswith("pipe"):  # single images
+                return False
+            return any(
+                not stream.disposition & av.stream.Disposition.attached_pic
+                for stream in container.streams.video
+            )
+    except (av.FFmpegError, OSError, ValueError):
+        return False
+
+
+def _url(path: str) -> str:
+    """Return how FFmpeg has to be told a path: a name with a colon may be a protocol's to it."""
+    return f"file:{path}"
 
 
 def _on_device(
@@ -95,7 +131,7 @@ def _on_device(
         with _opened(av, path, device.open, device.working) as container:
             stream = container.streams.video[0]
             take = device.start(stream)
-            for number, frame in enumerate(_decode(container, stream, device.working)):
+            for number, frame in enumerate(_decode(path, container, stream, device.working)):
                 if number % stride == 0:
                     payload = None if leave_out(number) else take(frame, _quarter_turns(frame))
                     yield Frame(number, _milliseconds(frame), payload)
@@ -113,7 +149,7 @@ def _on_host(
         stream.thread_type = "AUTO"
         number = -1
         try:
-            for number, frame in enumerate(_decode(container, stream)):
+            for number, frame in enumerate(_decode(path, container, stream)):
                 if number >= first and number % stride == 0:
                     payload = None if leave_out(number) else Picture(frame, _quarter_turns(frame))
                     yield Frame(number, _milliseconds(frame), payload)
@@ -132,7 +168,7 @@ def _opened(
 ) -> Iterator[Any]:
     """Open a container that holds a video stream."""
     try:
-        container = open_(path)
+        container = open_(_url(path))
     except (av.FFmpegError, OSError, ValueError) as error:
         raise ImageError(f"the video cannot be opened: {_reason(error)}") from None
     try:
@@ -145,12 +181,18 @@ def _opened(
 
 
 def _decode(
+    path: str,
     container: Any,
     stream: Any,
     working: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Any]:
-    """Yield decoded frames; raise EOFError when the data ends before the container's index."""
-    packets, begun = 0, False
+    """Yield decoded frames; raise EOFError when the data ends before the container's index.
+
+    Where the container only estimates its length, less is a warning in the log.
+    """
+    packets, decoded, begun = 0, 0, False
+    first: float | None = None
+    last = 0.0
     with ExitStack() as beginning:
         # Threads of FFmpeg's open the decoder, at some time before there is a frame.
         beginning.enter_context(working())
@@ -161,10 +203,26 @@ def _decode(
             if frames and not begun:
                 begun = True
                 beginning.close()
+            if frames:
+                first = frames[0].time if first is None else first
+                last = frames[-1].time
+                decoded += len(frames)
             yield from frames
     # FFmpeg takes a file cut in its middle for a short one and says nothing.
     if _INDEXED in container.format.name and packets < stream.frames:
         raise EOFError(f"the file is truncated, its index lists {stream.frames} frames")
+    expected = announced_frames(container, stream)
+    of = f" of about {expected:,}" if expected else ""
+    size, announced = os.path.getsize(path), announced_bytes(path)  # noqa: PTH202
+    cut = announced is not None and size < announced
+    if cut and (expected is None or decoded < expected):
+        raise EOFError(
+            f"the file is truncated, it has {decoded:,}{of} frames in {size:,} bytes of "
+            f"{announced:,}"
+        )
+    if cut or (first is not None and lacks(container, stream, last - first)):
+        what = "is truncated" if cut else "ends early"
+        _log.warning("%s %s: %d%s frames that its container announces", path, what, decoded, of)
 
 
 def _quarter_turns(frame: Any) -> int:

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import functools
 import os
 
-from brimful.native.list_folder import FolderLister, open_lister
-from brimful.sources.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES, kinds_of
+from brimful.sources.suffixes import kinds_of
 
 
-def list_media(path: str) -> tuple[list[str], list[str]]:
+def list_media(path: str) -> tuple[list[str], list[str], list[str]]:
     """List a folder.
 
     Args:
         path: The folder.
 
     Returns:
-        The names of its images and videos, hidden ones among them, sorted, and the names of its
-        directories in any order. A link is what it leads to, and a file where it leads nowhere.
+        The names of its images and videos, hidden ones among them, sorted, the names of its
+        directories, and those of all other files, in any order. A link is what it leads to, and a
+        file where it leads nowhere.
 
     Raises:
         OSError: It cannot be listed.
     """
-    lister = _lister()
-    return scan_media(path) if lister is None else lister.list(path)
-
-
-def scan_media(path: str) -> tuple[list[str], list[str]]:
-    """List a folder in Python: the same, for where nothing can be compiled."""
     files: list[str] = []
     directories: list[str] = []
     with os.scandir(path) as entries:
         for entry in entries:
             (directories if is_directory(entry) else files).append(entry.name)
-    kinds = zip(files, kinds_of(files), strict=True)
-    return sorted(name for name, kind in kinds if kind is not None), directories
+    media: list[str] = []
+    others: list[str] = []
+    for name, kind in zip(files, kinds_of(files), strict=True):
+        (others if kind is None else media).append(name)
+    media.sort()
+    return media, directories, others
 
 
 def is_directory(entry: os.DirEntry[str]) -> bool:
@@ -43,8 +40,3 @@ def is_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that cannot be followed; reading it will say so
         return False
-
-
-@functools.cache
-def _lister() -> FolderLister | None:
-    return open_lister(IMAGE_SUFFIXES | VIDEO_SUFFIXES)

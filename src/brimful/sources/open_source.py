@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from brimful.sources.entries import Done, FileOptions
 from brimful.sources.file import FileSource
 from brimful.sources.folder import FolderSource
 from brimful.sources.list_file import ListSource
-from brimful.sources.memory import MemorySource, is_image_object
+from brimful.sources.memory import MemorySource, is_image_object, is_tensor
+from brimful.sources.mixed import MixedSource
 from brimful.sources.paths import PathsSource
 from brimful.sources.pattern import PatternSource, has_magic
 from brimful.sources.source import Source
@@ -21,8 +23,8 @@ from brimful.sources.stdin import StdinSource
 
 _KINDS = (
     "an image, a video, a folder, a glob such as 'photos/**/*.jpg', a .txt list of paths, "
-    "- for paths on standard input; from Python also an array, encoded bytes, a Pillow image, "
-    "or a list of those or of paths"
+    "- for paths on standard input; from Python also an array, a tensor, encoded bytes, a Pillow "
+    "image, or a list of those and of paths"
 )
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
@@ -33,8 +35,9 @@ def open_source(
     """Open what images come from.
 
     Args:
-        spec: A path or pattern (str or Path), "-" for paths on standard input, an array, encoded
-            bytes, a Pillow image, or a list or tuple of those or of paths.
+        spec: A path or pattern (str or Path), "-" for paths on standard input, an array, a tensor
+            or a batch of them, encoded bytes, a Pillow image, or a list or tuple of those and of
+            paths; see `brimful.sources.memory.check`.
         vid_stride: Every how many-th frame of a video is taken.
         done: (key, frame) pairs to leave out: `Sink.done` of a resumed job.
         stdin: What "-" reads, `sys.stdin.buffer` by default.
@@ -49,6 +52,8 @@ def open_source(
     options = FileOptions(vid_stride=vid_stride, done=done)
     if isinstance(spec, str | Path):
         return _open_path(str(spec), options, stdin)
+    if is_tensor(spec) and spec.ndim == 4 and len(spec) > 1:
+        return MemorySource(list(spec))
     if is_image_object(spec):
         return MemorySource([spec])
     if isinstance(spec, Sequence):
@@ -63,7 +68,7 @@ def _open_path(spec: str, options: FileOptions, stdin: BinaryIO | None) -> Sourc
         raise UsageError(f"the source is empty; expected {_KINDS}")
     if _URL.match(spec):
         raise UsageError(f"{spec} is a URL; expected {_KINDS}")
-    path = Path(spec).expanduser()
+    path = _expanded(spec)
     try:
         if path.is_dir():
             return FolderSource(path, options)
@@ -77,6 +82,17 @@ def _open_path(spec: str, options: FileOptions, stdin: BinaryIO | None) -> Sourc
     raise UsageError(f"there is no source {spec!r}; expected {_KINDS}")
 
 
+def _expanded(spec: str) -> Path:
+    """Return a path with `~` for a home expanded, unless there is a file of that very name."""
+    path = Path(spec)
+    if spec.startswith("~") and not os.path.lexists(path):
+        try:
+            return path.expanduser()
+        except RuntimeError:  # no user of that name
+            pass
+    return path
+
+
 def _open_sequence(items: Sequence[Any], options: FileOptions) -> Source:
     if not items:
         raise UsageError(f"the list of images is empty; expected {_KINDS}")
@@ -84,7 +100,4 @@ def _open_sequence(items: Sequence[Any], options: FileOptions) -> Source:
         return PathsSource(items, options)
     if all(is_image_object(item) for item in items):
         return MemorySource(items)
-    kinds = ", ".join(sorted({type(item).__name__ for item in items}))
-    raise UsageError(
-        f"a list holds either paths or images in memory (arrays, bytes, Pillow images); got {kinds}"
-    )
+    return MixedSource(items, options)

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from brimful.sources.entries import EntriesSource, FileOptions, named
-from brimful.sources.once import once
 from brimful.sources.walk import Entry
 
 
 class PathsSource(EntriesSource):
-    """Files and folders in the order given; the key is the path as given, taken once."""
+    """Files and folders in the order given, each as often as it is given; the key is the path."""
 
     def __init__(self, paths: Sequence[str | Path], options: FileOptions) -> None:
         """Keep the paths."""
@@ -20,4 +19,5 @@ class PathsSource(EntriesSource):
 
     def entries(self) -> Iterator[list[Entry]]:
         """Yield the files."""
-        return once(named((path, path) for path in self._paths))
+        self.skipped.clear()
+        return named(((path, path) for path in self._paths), self.skipped)

@@ -34,7 +34,8 @@ class PatternSource(EntriesSource):
 
     def entries(self) -> Iterator[list[Entry]]:
         """Yield the files."""
-        return walk(self._root, self._selection)
+        self.skipped.clear()
+        return walk(self._root, self._selection, self.skipped)
 
 
 class Matching:
@@ -60,7 +61,9 @@ class Matching:
 
     def taken(self, directory: tuple[str, ...], names: list[str]) -> list[str]:
         """Take those whose name and directory match, all at once."""
-        return [name for name in names if self.takes(directory, name)]
+        if not _matches(directory, self._directories, prefix=False):
+            return []
+        return [name for name in names if _component(name, self._file)]
 
 
 def has_magic(path: str) -> bool:

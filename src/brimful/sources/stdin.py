@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from brimful.errors import UsageError
 from brimful.sources.entries import EntriesSource, FileOptions, named
+from brimful.sources.list_file import UTF16
 from brimful.sources.once import once
 from brimful.sources.walk import Entry
 
@@ -41,16 +42,16 @@ class StdinSource(EntriesSource):
         if self._first is None:
             raise UsageError("standard input can be read once only")
         first, self._first = self._first, None
-        return once(self._read(first))
+        return once(self._read(first), self.skipped)
 
     def __len__(self) -> int:
         """Raise TypeError: more may come."""
         raise TypeError("the number of paths on standard input is not known")
 
     def _read(self, first: list[str]) -> Iterator[list[Entry]]:
-        yield from named((name, name) for name in first)
+        yield from named(((name, name) for name in first), self.skipped)
         for names in self._names:
-            yield from named((name, name) for name in names)
+            yield from named(((name, name) for name in names), self.skipped)
 
 
 def _names(stream: BinaryIO) -> Iterator[list[str]]:
@@ -58,6 +59,11 @@ def _names(stream: BinaryIO) -> Iterator[list[str]]:
     separator, rest = b"", b""
     while chunk := _read_some(stream):
         rest += chunk
+        if rest.startswith(UTF16) and not separator:
+            raise UsageError(
+                "standard input is UTF-16; expected paths as the file system has them (UTF-8), "
+                "one a line or separated by NUL. Write them to a list file, which may be UTF-16"
+            )
         if not separator:
             separator = b"\0" if b"\0" in rest else b"\n" if b"\n" in rest else b""
         if separator:

@@ -6,14 +6,20 @@ from collections.abc import Iterable
 from typing import Literal
 
 IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff", ".webp")
+    (
+        *(".bmp", ".dib", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".png", ".tif", ".tiff"),
+        *(".webp", ".avif", ".heic", ".heif", ".hif", ".j2k", ".jp2", ".pam", ".pbm", ".pfm"),
+        *(".pgm", ".pnm", ".ppm"),
+    )
 )
 """Lower-case suffixes of images (the formats of `brimful.vision.decode`)."""
 
 VIDEO_SUFFIXES = frozenset(
     (
-        *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"),
-        *(".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv"),
+        *(".264", ".265", ".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv"),
+        *(".gif", ".h264", ".h265", ".hevc", ".ivf", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg"),
+        *(".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob"),
+        *(".webm", ".wmv", ".y4m"),
     )
 )
 """Lower-case suffixes of videos (containers that FFmpeg reads)."""

@@ -15,6 +15,7 @@ from typing import Protocol
 from brimful.errors import ImageError
 from brimful.sources.key import printable
 from brimful.sources.listing import is_directory, list_media
+from brimful.sources.skipped import Skipped
 from brimful.sources.suffixes import kind_of
 
 
@@ -33,7 +34,10 @@ class Selection(Protocol):
         ...
 
     def taken(self, directory: tuple[str, ...], names: list[str]) -> list[str]:
-        """Return those of a directory's images and videos, which are sorted, that are taken."""
+        """Return those of some files of a directory, which are sorted, that are taken.
+
+        They are of one kind: images and videos, or none of these.
+        """
         ...
 
 
@@ -73,15 +77,20 @@ class Entry:
     error: ImageError | None = None
 
 
-def walk(root: str, selection: Selection) -> Iterator[list[Entry]]:
+def walk(root: str, selection: Selection, skipped: Skipped | None = None) -> Iterator[list[Entry]]:
     """Yield the selected files below `root`, sorted by path components, in lists.
 
     Only the names of the directories on the way to the current one are held: a million files in
     ten thousand directories cost what the largest directory costs. No file is opened and none
     but symbolic links are stat'ed. Links to directories are followed, unless they lead back to
     a directory on the way here.
+
+    Args:
+        root: The folder.
+        selection: What is entered and taken.
+        skipped: Told of the files that would be taken if they were images or videos.
     """
-    return _walk(root, "", (), selection, frozenset())
+    return _walk(root, "", (), selection, skipped, frozenset())
 
 
 def holds_any(root: str, selection: Selection) -> bool:
@@ -113,13 +122,14 @@ def _walk(
     key: str,
     parts: tuple[str, ...],
     selection: Selection,
+    skipped: Skipped | None,
     above: frozenset[tuple[int, int]],
 ) -> Iterator[list[Entry]]:
     try:
         identity = _identity(path)
         if identity in above:  # a link that leads back up
             return
-        names, directories = _list(path, parts, selection)
+        names, directories = _list(path, parts, selection, skipped)
     except OSError as error:
         reason = error.strerror or str(error)
         yield [Entry(path, key or ".", ImageError(f"the folder cannot be listed: {reason}"))]
@@ -131,7 +141,7 @@ def _walk(
         yield from _entries(path, folder, names[start:at])
         name = names[at]
         yield from _walk(
-            f"{path}/{name}", folder + printable(name), (*parts, name), selection, above
+            f"{path}/{name}", folder + printable(name), (*parts, name), selection, skipped, above
         )
         start = at + 1
     yield from _entries(path, folder, names[start:])
@@ -146,9 +156,13 @@ def _entries(path: str, folder: str, names: list[str]) -> Iterator[list[Entry]]:
         ]
 
 
-def _list(path: str, parts: tuple[str, ...], selection: Selection) -> tuple[list[str], set[str]]:
+def _list(
+    path: str, parts: tuple[str, ...], selection: Selection, skipped: Skipped | None
+) -> tuple[list[str], set[str]]:
     """Return the names of a directory that count, sorted, and which of them are directories."""
-    files, folders = list_media(path)
+    files, folders, others = list_media(path)
+    if skipped is not None and others:
+        skipped.add_files(selection.taken(parts, sorted(others)))
     names = selection.taken(parts, files)
     directories = {name for name in folders if selection.enters((*parts, name))}
     if directories:

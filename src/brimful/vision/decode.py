@@ -1,9 +1,10 @@
 """Decode: an encoded image to BGR pixels, bit for bit what `cv2.imread` returns.
 
-JPEGs of one or three components without EXIF rotation, which is nearly all of them, go through
-simplejpeg: the same libjpeg-turbo with fewer copies, and the GIL is released. Everything else
-goes through OpenCV. The size in the header is checked before a pixel is allocated, so a small
-file that claims to be a huge picture is refused and not decoded.
+JPEGs, which are nearly all, go through `brimful.vision.jpeg`; everything else goes through OpenCV,
+HEIC excepted, which needs pillow-heif (extra `heif`). The content decides what an image is, never
+its name. The size in the header is checked before a pixel is allocated, so a small file that
+claims to be a huge picture is refused and not decoded; and pixels that are more than the header
+said are refused as well.
 
 What counts as damaged. An image with data missing is an error and never a half-gray picture: a
 JPEG without its end marker or with a scan that ends early (older OpenCV fills the rest with
@@ -16,6 +17,7 @@ are then OpenCV's.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Callable
@@ -25,11 +27,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import simplejpeg
 
-from brimful.errors import ImageError, UsageError
+from brimful.errors import ImageError, MissingExtraError, UsageError
+from brimful.extras import require
 from brimful.vision.encoded import Encoded
 from brimful.vision.header import Header, read_header, read_size
+from brimful.vision.jpeg import decode_jpeg
 from brimful.vision.pixels import Pixels
 
 __all__ = ["DecodeLimits", "decode", "decode_pixels", "read_encoded", "read_file", "read_size"]
@@ -37,7 +40,26 @@ __all__ = ["DecodeLimits", "decode", "decode_pixels", "read_encoded", "read_file
 MemoryFor = Callable[[int], memoryview | None]
 """Returns memory of so many bytes to read an image into, or None where there is none for it."""
 
-_KNOWN = "JPEG, PNG, WebP, BMP or TIFF"
+_KNOWN = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, HEIC or PNM"
+
+# What is no image and found among them. Nothing else of a file's content is ever shown: a list may
+# name any file.
+_OTHERS = (
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "compressed by gzip"),
+    (b"8BPS", "a Photoshop document"),
+    (b"version https://git-lfs", "a pointer of Git LFS: fetch the file with `git lfs pull`"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (b"RIFF", "a RIFF file, such as AVI or WAV"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML document"),
+    (b"<!DOCTYPE html", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"\xff\x0a", "a JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL"),
+    (b"\x93NUMPY", "a NumPy array"),
+)
 
 # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -127,18 +149,15 @@ def decode_pixels(encoded: Encoded) -> Pixels:
         ImageError: It is damaged.
     """
     data, header = encoded.data, encoded.header
-    if header.components in (1, 3) and header.orientation == 1:
-        try:
-            pixels: Pixels = simplejpeg.decode_jpeg(data, "BGR")
-            return pixels
-        except ValueError as error:
-            # simplejpeg is strict: any warning of libjpeg is an error. Missing data is one for
-            # us too; the rest (extraneous bytes, rare sampling factors) is for OpenCV to judge.
-            if "remature end" in str(error):
-                raise ImageError(
-                    f"the JPEG is truncated: its data ends early ({len(data)} bytes came)"
-                ) from None
-    return _decode_with_opencv(data, header)
+    pixels: Pixels | None = None
+    if header.format == "JPEG":
+        pixels = decode_jpeg(data, header)
+    elif header.format == "HEIC":
+        pixels = _decode_heic(data)
+    if pixels is None:
+        pixels = _decode_with_opencv(data, header)
+    _check_decoded(pixels, header)
+    return pixels
 
 
 def read_file(
@@ -213,10 +232,38 @@ def _decode_with_opencv(data: bytes | memoryview, header: Header) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
+def _decode_heic(data: bytes | memoryview) -> Pixels:
+    try:
+        heif = require("pillow_heif", feature="decoding HEIC", extra="heif")
+    except MissingExtraError as error:
+        raise ImageError(str(error)) from None
+    try:
+        # With the rotation of the container applied, of which EXIF is a copy.
+        image = heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True, bgr_mode=True)[0]
+        pixels = np.asarray(image)
+    except (OSError, ValueError, RuntimeError, SyntaxError, EOFError, IndexError) as error:
+        raise ImageError(f"the HEIC cannot be decoded: {error}") from None
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, np.newaxis], 3, axis=2)
+    return np.ascontiguousarray(pixels[:, :, :3], np.uint8)
+
+
+def _check_decoded(pixels: Pixels, header: Header) -> None:
+    """Refuse pixels that the header, and so the limit, said nothing of."""
+    height, width = pixels.shape[:2]
+    assert header.stored is not None  # an Encoded has a size
+    if height * width > header.stored[0] * header.stored[1]:
+        raise ImageError(
+            f"the {header.format} says it is {header.stored[1]}x{header.stored[0]} and holds "
+            f"{width}x{height}: its header is damaged or forged"
+        )
+
+
 def _check_size(header: Header, limits: DecodeLimits) -> None:
     if header.stored is None or 0 in header.stored:
         raise ImageError(
-            f"the {header.format} has no valid size in its header: it is damaged or truncated"
+            f"the {header.format} has no valid size in its header: it is damaged, truncated or "
+            "forged"
         )
     height, width = header.stored
     if height * width > limits.max_pixels:
@@ -248,10 +295,11 @@ def _too_many_bytes(size: int, limits: DecodeLimits) -> str:
 
 
 def _unknown(data: bytes | memoryview) -> str:
-    data = bytes(data[:16])
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return f"this is a GIF, which is not decoded as an image; expected {_KNOWN}"
-    return f"this is not an image: expected {_KNOWN}, but it starts with {data[:12]!r}"
+    start = bytes(data[:64])
+    what = next((f", this is {name}" for magic, name in _OTHERS if start.startswith(magic)), "")
+    if not what and start[4:8] == b"ftyp":
+        what = ", this is a video or another file of the MP4 family"
+    return f"this is not an image: expected {_KNOWN}{what}"
 
 
 def _cannot_open(error: OSError | ValueError) -> str:

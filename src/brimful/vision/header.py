@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from brimful.spec import Size
+from brimful.vision.rare_header import RareFormat, rare_header
 
-ImageFormat = Literal["JPEG", "PNG", "WebP", "BMP", "TIFF"]
+ImageFormat = Literal["JPEG", "PNG", "WebP", "BMP", "TIFF"] | RareFormat
 """Formats that are decoded."""
 
 _ORIENTATION_TAG = 0x0112
 _WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _MAX_TIFF_TAGS = 4096
+# Segments of a JPEG and chunks of a PNG or a WebP. A file of nothing but the shortest ones would
+# take the interpreter minutes; a real one of 500 MB has some 60,000.
+_MAX_PARTS = 1 << 16
 # SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC), which share the range.
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
@@ -70,7 +74,8 @@ class Header:
 def read_header(data: bytes | memoryview) -> Header | None:
     """Return the header of an encoded image, or None when it is none of the known formats.
 
-    A damaged header gives a Header without a size: no exception leaves this function.
+    A damaged header gives a Header without a size: no exception leaves this function, and its
+    time is bounded whatever the file claims.
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
@@ -85,9 +90,11 @@ def read_header(data: bytes | memoryview) -> Header | None:
             return _bmp(data)
         if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return Header("TIFF", *_tiff(data))
-    except (struct.error, IndexError):  # the header is longer than the data
-        return Header(_format_of(bytes(data[:2])), None)
-    return None
+        rare = rare_header(data)
+        return None if rare is None else Header(*rare)
+    except (struct.error, IndexError, OverflowError):
+        # The header is longer than the data, or an offset is more than an address can be.
+        return Header(_format_of(bytes(data[:8])), None)
 
 
 def read_size(data: bytes) -> Size | None:
@@ -105,8 +112,14 @@ def read_size(data: bytes) -> Size | None:
 
 
 def _format_of(data: bytes) -> ImageFormat:
-    first: dict[bytes, ImageFormat] = {b"\xff\xd8": "JPEG", b"\x89P": "PNG", b"RI": "WebP"}
-    return first.get(data[:2], "BMP" if data[:2] == b"BM" else "TIFF")
+    """Return the format of data whose header is cut."""
+    first: dict[bytes, ImageFormat] = {
+        **{b"\xff\xd8": "JPEG", b"\x89P": "PNG", b"RI": "WebP", b"BM": "BMP", b"GI": "GIF"},
+        **{b"\0\0": "AVIF", b"\xff\x4f": "JPEG 2000"},
+    }
+    if data.startswith(b"\0\0\0\x0cjP"):
+        return "JPEG 2000"
+    return first.get(data[:2], "TIFF")
 
 
 def _jpeg(data: bytes | memoryview) -> Header:
@@ -132,7 +145,9 @@ def _read_jpeg(data: bytes) -> Header:
     baseline, is_ycc = False, True
     sampling: tuple[int, int] | None = None
     orientation, components, at, end = 1, 0, 2, len(data)
-    while at + 4 <= end:
+    parts = 0
+    while at + 4 <= end and parts < _MAX_PARTS:
+        parts += 1
         prefix, marker, length = _SEGMENT(data, at)
         if prefix != 0xFF:  # libjpeg skips garbage between segments, so do we
             at = data.find(b"\xff", at)
@@ -177,8 +192,12 @@ def _sampling(data: bytes, at: int) -> tuple[int, int] | None:
 
 def _png(data: bytes) -> Header:
     width, height = struct.unpack_from(">II", data, 16)
+    if data[12:16] != b"IHDR":
+        return Header("PNG", None)
     orientation, at = 1, 8
-    while at + 8 <= len(data):
+    for _ in range(_MAX_PARTS):
+        if at + 8 > len(data):
+            break
         (length,) = struct.unpack_from(">I", data, at)
         kind = data[at + 4 : at + 8]
         if kind == b"eXIf":
@@ -205,7 +224,9 @@ def _webp(data: bytes) -> Header:
     if len(data) < 30:
         return Header("WebP", None)
     orientation, at = 1, 12
-    while at + 8 <= len(data):
+    for _ in range(_MAX_PARTS):
+        if at + 8 > len(data):
+            break
         (length,) = struct.unpack_from("<I", data, at + 4)
         if data[at : at + 4] == b"EXIF":
             exif = data[at + 8 : at + 8 + length]
@@ -235,24 +256,31 @@ def _tiff(data: bytes) -> tuple[Size | None, int]:
     (count,) = struct.unpack_from(order + count_format, data, at)
     at += struct.calcsize(order + count_format)
     values: dict[int, int] = {}
+    sizes: dict[int, int | None] = {}
     for entry in range(at, at + entry_size * min(count, _MAX_TIFF_TAGS), entry_size):
         tag, kind = struct.unpack_from(order + "HH", data, entry)
         if tag == _ORIENTATION_TAG:  # a SHORT; OpenCV reads one whatever type the entry claims
             (values[tag],) = struct.unpack_from(order + "H", data, entry + value_at)
-        elif tag in (_WIDTH_TAG, _HEIGHT_TAG) and kind in _TIFF_TYPES:
-            (values[tag],) = struct.unpack_from(order + _TIFF_TYPES[kind], data, entry + value_at)
+        elif tag in (_WIDTH_TAG, _HEIGHT_TAG):
+            # libtiff takes the first one of a tag, other readers the last one: with two of them
+            # it would not be known which size is decoded. So it is with types it may not take.
+            if tag in sizes or kind not in _TIFF_TYPES:
+                sizes[tag] = None
+            else:
+                (sizes[tag],) = struct.unpack_from(
+                    order + _TIFF_TYPES[kind], data, entry + value_at
+                )
     orientation = values.get(_ORIENTATION_TAG, 1)
-    if _WIDTH_TAG not in values or _HEIGHT_TAG not in values:
-        size = None
-    else:
-        size = values[_HEIGHT_TAG], values[_WIDTH_TAG]
+    height, width = sizes.get(_HEIGHT_TAG), sizes.get(_WIDTH_TAG)
+    size = None if height is None or width is None else (height, width)
     return size, orientation if 1 <= orientation <= 8 else 1
 
 
 def _exif_orientation(exif: bytes) -> int:
-    if exif[:2] not in (b"II", b"MM"):
+    # As OpenCV: whatever is not II is big-endian, and there is no BigTIFF.
+    if exif[2:4] != (b"*\0" if exif[:2] == b"II" else b"\0*"):
         return 1
     try:
         return _tiff(exif)[1]
-    except struct.error:
+    except (struct.error, OverflowError):  # as in `read_header`
         return 1

@@ -25,6 +25,10 @@ from brimful.vision.pixels import Pixels
 UNIT = np.arange(256, dtype=np.float32) / np.float32(255)
 """What each pixel value is in a float32 slot."""
 
+LONGEST_RESIZED = 16
+"""A classifier's image whose longer side is more than so many times the shorter one is resized only
+where its crop is: 1 x 65535 pixels would become 224 x 14.7 million."""
+
 _scratch = threading.local()
 
 
@@ -67,7 +71,8 @@ def classify_crop(image: Pixels, out: NDArray[Any]) -> None:
 
     A square `out` gets the image with its shorter side resized (antialiased bilinear) to that
     side, and the centre of the longer one. Any other `out` gets the image stretched to it. This
-    is what YOLO classifiers are trained and evaluated with.
+    is what YOLO classifiers are trained and evaluated with. Of an image that is longer than
+    `LONGEST_RESIZED` only the range of the crop is resized, whose pixels may differ by one level.
 
     Args:
         image: uint8 (height, width, 3) in BGR, or (height, width[, 1]) gray.
@@ -88,13 +93,20 @@ def classify_crop(image: Pixels, out: NDArray[Any]) -> None:
         size = (height, int(height * columns / rows))
     else:
         size = (int(width * rows / columns), width)
+    top = round((size[0] - height) / 2)
+    left = round((size[1] - width) / 2)
     if size != (rows, columns):
         # the resize treats channels alike, so that BGR may pass for Pillow's RGB
         picture = Image.fromarray(image[..., 0] if channels == 1 else image)
-        image = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR))
+        box = None
+        if max(size) > LONGEST_RESIZED * min(size):
+            down, across = rows / size[0], columns / size[1]
+            right = min((left + width) * across, columns)
+            bottom = min((top + height) * down, rows)
+            box = (left * across, top * down, right, bottom)
+            size, top, left = (height, width), 0, 0
+        image = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR, box))
         image = image.reshape(*size, channels)
-    top = round((size[0] - height) / 2)
-    left = round((size[1] - width) / 2)
     image = image[top : top + height, left : left + width]
     if out.dtype == np.uint8:
         out[...] = image

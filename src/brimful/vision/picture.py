@@ -110,7 +110,10 @@ class Picture:
         except AttributeError:
             converter = _mine.converter = av.video.reformatter.VideoReformatter()
         try:
-            converted = converter.reformat(self._frame, format="bgr24", threads=1)
+            # Bicubic, as OpenCV's VideoCapture: it decides the chroma of odd sides, and more.
+            converted = converter.reformat(
+                self._frame, format="bgr24", interpolation="BICUBIC", threads=1
+            )
         except (av.FFmpegError, ValueError) as error:
             name = self._frame.format.name
             raise ImageError(f"the frame's {name} pixels cannot be converted: {error}") from None
