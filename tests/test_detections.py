@@ -13,20 +13,29 @@ from brimful.detections import Detections, new_detections
 
 
 def test_the_short_way_sets_every_field():
-    fields = dataclasses.fields(Detections)
-    marks = [object() for _ in fields]
-    made = new_detections(*marks)
-    ordinary = Detections(**{f.name: mark for f, mark in zip(fields, marks, strict=True)})
+    names = [field.name for field in dataclasses.fields(Detections)]
+    assert names[-2:] == ["error", "failure"], "of which an image with a result has none"
+    marks = {name: object() for name in names[:-2]}
+    made = new_detections(*marks.values())
+    ordinary = Detections(**marks)
     assert type(made) is Detections
-    for field, mark in zip(fields, marks, strict=True):
-        assert getattr(made, field.name) is getattr(ordinary, field.name) is mark
+    for name, mark in marks.items():
+        assert getattr(made, name) is getattr(ordinary, name) is mark
+    assert made.error is made.failure is None
     assert made == ordinary
+
+
+def test_an_error_has_a_kind_of_failure():
+    facts = {"image": "a", "index": 0, "width": 0, "height": 0, "task": "detect", "names": ("x",)}
+    assert Detections(**facts).failure is None
+    assert Detections(**facts, error="bad").failure == "image"
+    assert Detections(**facts, error="bad", failure="deadline").failure == "deadline"
 
 
 def test_they_stay_frozen_and_can_be_copied():
     made = new_detections(
         "a.jpg", 1, 4, 3, "detect", ("x",), None, None, (32, 32), np.ones((1, 4), np.float32),
-        np.ones(1, np.float32), np.zeros(1, np.int32), None, None, None, None, False, None,
+        np.ones(1, np.float32), np.zeros(1, np.int32), None, None, None, None, False,
     )  # fmt: skip
     with pytest.raises(dataclasses.FrozenInstanceError):
         made.width = 5
@@ -57,6 +66,7 @@ def test_equal_is_equal_in_every_value():
     others = {
         **{"image": "b.jpg", "index": 2, "width": 5, "height": 5, "task": "pose", "frame": None},
         **{"names": ("x", "z"), "pts_ms": None, "canvas": None, "truncated": True, "error": "bad"},
+        "failure": "runtime",
         "boxes": np.ones((2, 4), np.float32),
         "confidence": np.array([0.5, 0.5], np.float32),
         "class_id": np.array([0, 1, 1], np.int32),

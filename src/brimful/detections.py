@@ -90,6 +90,11 @@ class Detections:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __post_init__(self) -> None:
+        """Take an error for the image's own where nobody says otherwise."""
+        if self.error is not None and self.failure is None:
+            object.__setattr__(self, "failure", "image")
+
     def __eq__(self, other: object) -> bool:
         """Tell whether all values are the same."""
         if not isinstance(other, Detections):

@@ -120,6 +120,8 @@ def written_plainly(d: Detections) -> bytes:
     if d.truncated:
         record["truncated"] = True
     record["error"] = d.error
+    if d.error is not None:
+        record["failure"] = d.failure
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(record, option=options)
 

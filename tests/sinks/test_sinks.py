@@ -203,7 +203,12 @@ def test_yolo_mirrors_paths_without_collisions(tmp_path):
     assert (tmp_path / "labels/a/b.png.txt").read_text() == batch[1].to_yolo_txt()
     assert (tmp_path / "labels/empty.txt").read_text() == ""
     (error,) = (tmp_path / "labels.errors.jsonl").read_text().splitlines()
-    assert json.loads(error) == {"image": "bad.jpg", "frame": None, "error": "bad file"}
+    assert json.loads(error) == {
+        "image": "bad.jpg",
+        "frame": None,
+        "error": "bad file",
+        "failure": "image",
+    }
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "labels.errors.jsonl"]
 
 

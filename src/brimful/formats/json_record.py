@@ -81,8 +81,7 @@ def from_record(record: Mapping[str, Any], *, task: Task, names: tuple[str, ...]
         probs=None if probs is None else _floats(probs),
         truncated=record.get("truncated", False),
         error=record["error"],
-        # rows of earlier versions have no kind
-        failure=None if record["error"] is None else record.get("failure", "image"),
+        failure=record.get("failure"),  # rows of earlier versions have none
     )
 
 
@@ -117,7 +116,7 @@ def error_members(d: Detections) -> bytes:
     """Return the value of `error` and, where there is one, the member `failure` behind it."""
     if d.error is None:
         return b"null"
-    return b'%b,"failure":"%b"' % (orjson.dumps(d.error), (d.failure or "image").encode())
+    return b'%b,"failure":%b' % (orjson.dumps(d.error), orjson.dumps(d.failure))
 
 
 def _layout(d: Detections) -> tuple[Any, ...]:
