@@ -138,18 +138,15 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 
 def waits(thread: threading.Thread, function: Callable | None = None) -> bool:
-    """Tell whether a thread waits on a condition, within a call of `function` if that is given.
+    """Tell whether a thread waits on a condition: in `function` itself, if that is given.
 
     A notification that follows reaches it.
     """
     frame = sys._current_frames().get(thread.ident or 0)
     if frame is None or frame.f_code is not threading.Condition.wait.__code__:
         return False
-    while frame is not None and function is not None:
-        if frame.f_code is function.__code__:
-            return True
-        frame = frame.f_back
-    return function is None
+    caller = frame.f_back
+    return function is None or (caller is not None and caller.f_code is function.__code__)
 
 
 def decode_threads() -> list[threading.Thread]:
