@@ -114,6 +114,7 @@ class FairQueue(Generic[T]):
                     lines.move_to_end(source)
                     passed += 1
                     continue
+                passed = 0  # it may be served again
                 alone = allowed is None and len(lines) == 1
                 self._serve(source, line, taken, limit, alone=alone)
                 if not line.items:
