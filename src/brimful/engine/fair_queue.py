@@ -139,7 +139,8 @@ class FairQueue(Generic[T]):
         lines = self._levels.get(priority)
         line = None if lines is None else lines.get(source)
         if line is not None:  # an empty line has no credit to correct
-            line.credit = min(line.credit - cost, self.quantum)
+            # A visit may end with nearly a quantum left, and an image give back nearly another one.
+            line.credit = min(line.credit - cost, 2 * self.quantum)
 
     def clear(self) -> list[T]:
         """Empty every line; return the items that were waiting."""
