@@ -25,21 +25,27 @@ class Delivery:
         self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def put(self, call: Callable[[], object]) -> None:
-        """Have a callback run soon."""
+        """Have a callback run soon; after `close`, on a thread that ends with it."""
         self._calls.put(call)
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(
+                    thread = threading.Thread(
                         target=self._run, name="brimful-delivery", daemon=True
                     )
-                    self._thread.start()
+                    if self._closed:
+                        self._calls.put(None)
+                    else:
+                        self._thread = thread
+                    thread.start()
 
     def close(self, timeout: float) -> None:
         """Run what was put, then end the thread; waits for it unless called from it."""
         with self._lock:
+            self._closed = True
             thread, self._thread = self._thread, None
         if thread is None:
             return
