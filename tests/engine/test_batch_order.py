@@ -108,10 +108,7 @@ class World:
         batches = those(lambda e: self.now >= e.starts_too_late_after())
         batches = least(lambda e: min(self.last_launch(m.source) for m in e.members))
         overdue = [e for e in batches if self.now >= e.due_at()]
-        if overdue:
-            batches = overdue
-        else:
-            batches = those(lambda e: e.batch.canvas == self.last_canvas)
+        batches = overdue or those(lambda e: e.batch.canvas == self.last_canvas)
         return least(lambda e: e.due_at())
 
     def due(self, idle: int, ahead: int) -> None:

@@ -13,7 +13,6 @@ from brimful.errors import UsageError
 SMALL, WIDE, FULL = (320, 320), (384, 640), (640, 640)
 
 
-
 @dataclass(eq=False)
 class Member:
     name: object

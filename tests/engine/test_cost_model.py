@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from statistics import median
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_quantile_lies_among_the_newest_and_grows(seconds, quantiles):
     newest = seconds[-KEPT:]
     found = [model.forward_s(FULL, 2, quantile=q) for q in sorted(quantiles)]
     slack = 1e-9 * max(newest)
-    assert all(a <= b + slack for a, b in zip(found, found[1:], strict=False))
+    assert all(a <= b + slack for a, b in itertools.pairwise(found))
     assert min(newest) - slack <= found[0] and found[-1] <= max(newest) + slack
     assert model.forward_s(FULL, 2) == pytest.approx(median(newest))
     assert model.table()[FULL][2] == pytest.approx(median(newest))

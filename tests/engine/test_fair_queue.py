@@ -150,7 +150,7 @@ COSTS = st.sampled_from([1, 10, 25, 33, 50, 99, 100])
 def test_sources_that_all_wait_get_equal_shares_of_pixels(costs, limits):
     """At any moment, two sources differ by one visit and one image at most."""
     queue = queue_of(*(items(s, 1200, cost=cost) for s, cost in enumerate(costs)))
-    served: Counter[int] = Counter({source: 0 for source in range(len(costs))})
+    served: Counter[int] = Counter(dict.fromkeys(range(len(costs)), 0))
     for limit in limits:
         for item in queue.take(limit):
             served[item.source] += item.cost
@@ -161,7 +161,7 @@ def test_sources_that_all_wait_get_equal_shares_of_pixels(costs, limits):
 def test_shares_are_equal_although_costs_are_known_only_later(costs):
     """Every item is taken at the full cost, and what it really cost is told soon after."""
     queue = queue_of(*(items(source, 450) for source in range(len(costs))))
-    served: Counter[int] = Counter({source: 0 for source in range(len(costs))})
+    served: Counter[int] = Counter(dict.fromkeys(range(len(costs)), 0))
     for _ in range(400):
         (item,) = queue.take(1)
         queue.charge(item.source, 0, costs[item.source] - FULL)
@@ -226,7 +226,7 @@ def test_nothing_is_lost_and_each_source_keeps_its_order(events, capacity):
             able = [i for i in waiting if sources is None or i.source in sources]
             taken = queue.take(limit, allowed)
             assert len(taken) == min(limit, len(able)), "as many as there are"
-            assert sorted((-i.priority for i in able))[: len(taken)] == [-i.priority for i in taken]
+            assert sorted(-i.priority for i in able)[: len(taken)] == [-i.priority for i in taken]
             for item in taken:
                 own = [i for i in waiting if (i.source, i.priority) == (item.source, item.priority)]
                 assert own[0] is item
