@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,33 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {PATIENCE_S:.0f} s"
         time.sleep(0.002)
+
+
+def waits(thread: threading.Thread, function: Callable | None = None) -> bool:
+    """Tell whether a thread waits on a condition: in `function` itself, if that is given.
+
+    A notification that follows reaches it.
+    """
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None or frame.f_code is not threading.Condition.wait.__code__:
+        return False
+    caller = frame.f_back
+    return function is None or (caller is not None and caller.f_code is function.__code__)
+
+
+def decode_threads() -> list[threading.Thread]:
+    """Return the decode workers that are alive, of all engines."""
+    return [t for t in threading.enumerate() if t.name.startswith("brimful-decode-")]
+
+
+def gathered(engine: Engine, images: int) -> Callable[[], bool]:
+    """Return whether so many images wait in batches, and none is on its way there."""
+
+    def all_there() -> bool:
+        load = engine.load()
+        return load.batched == images and load.waiting == load.preparing == 0
+
+    return all_there
 
 
 def brimful_threads() -> set[threading.Thread]:

@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from dataclasses import dataclass
 
-from brimful.engine.batcher import Batch, Batcher, BatchPolicy
+import pytest
+
+from brimful.engine.batcher import Batch, Batcher, FixedLimits
+from brimful.engine.cost_model import CostModel
 from brimful.errors import UsageError
 
 SMALL, WIDE, FULL = (320, 320), (384, 640), (640, 640)
 
 
-def batcher(max_batch: int = 4, **limits) -> Batcher[str]:
-    return Batcher(BatchPolicy(max_batch=max_batch, **limits))
+@dataclass(eq=False)
+class Member:
+    name: object
+    source: str | None = None
+    priority: int = 0
+    deadline: float | None = None
 
 
-def join(
-    b: Batcher, member, now: float = 0.0, canvas=FULL, deadline: float | None = None, written=True
-) -> Batch:
-    """Let a member join the open batch of its canvas, as the pipeline does."""
+def batcher(max_batch: int = 4, costs: CostModel | None = None, **limits) -> Batcher[Member]:
+    return Batcher(FixedLimits(max_batch=max_batch, **limits), costs)
+
+
+def join(b: Batcher, name, now: float = 0.0, canvas=FULL, written=True, **options) -> Batch:
+    """Let a member join the open batch of its canvas, as the scheduler does."""
     batch = b.joinable(canvas) or b.open(canvas, now)
-    b.join(batch, member, now, deadline)
+    b.join(batch, [Member(name, **options)], now)
     if written:
         batch.unwritten -= 1
     return batch
 
 
 def members(batches) -> list[list]:
-    return [batch.members for batch in batches]
+    return [[member.name for member in batch.members] for batch in batches]
 
 
 @pytest.mark.parametrize("limits", [{"max_batch": 0}, {"max_delay_ms": -1}, {"max_pixels": 0}])
 def test_impossible_limits_are_refused(limits):
     with pytest.raises(UsageError):
-        BatchPolicy(**{"max_batch": 4, **limits})
+        FixedLimits(**{"max_batch": 4, **limits})
 
 
 def test_a_lone_image_on_an_idle_device_goes_at_once():
@@ -81,7 +88,7 @@ def test_a_full_batch_makes_room_for_the_next_of_its_canvas():
 def test_rows_count_up_from_zero():
     b = batcher(max_batch=3)
     batch = b.open(FULL, 0.0)
-    assert [b.join(batch, name, 0.0) for name in "abc"] == [0, 1, 2]
+    assert [b.join(batch, [Member(name)], 0.0) for name in "abc"] == [0, 1, 2]
 
 
 def test_a_canvas_has_one_open_batch_at_most():
@@ -95,24 +102,25 @@ def test_a_batch_holds_one_canvas():
     b = batcher()
     for name, canvas in [("a", FULL), ("b", WIDE), ("c", FULL), ("d", WIDE)]:
         join(b, name, canvas=canvas)
-    assert {b.canvas: b.members for b in b.due(0.0, idle=2, ahead=2)} == {
+    going = b.due(0.0, idle=2, ahead=2)
+    assert dict(zip([b.canvas for b in going], members(going), strict=True)) == {
         FULL: ["a", "c"],
         WIDE: ["b", "d"],
     }
 
 
 def test_pixels_limit_a_batch_but_a_single_image_always_fits():
-    policy = BatchPolicy(max_batch=16, max_pixels=4 * 320 * 320)
-    assert policy.capacity(SMALL) == 4
-    assert policy.capacity(WIDE) == 1
-    assert policy.capacity(FULL) == 1
-    assert BatchPolicy(max_batch=3, max_pixels=10**9).capacity(SMALL) == 3
-    b = Batcher(policy)
+    limits = FixedLimits(max_batch=16, max_pixels=4 * 320 * 320)
+    assert limits.limit(SMALL, 0.0).images == 4
+    assert limits.limit(WIDE, 0.0).images == 1
+    assert limits.limit(FULL, 0.0).images == 1
+    assert FixedLimits(max_batch=3, max_pixels=10**9).limit(SMALL, 0.0).images == 3
+    b = Batcher(limits)
     assert join(b, "a", canvas=FULL).full
     assert not join(b, "b", canvas=SMALL).full
 
 
-def test_a_slot_may_hold_less_than_the_policy_allows_but_never_more():
+def test_a_slot_may_hold_less_than_the_limit_but_never_more():
     b = batcher(max_batch=4)
     assert b.open(FULL, 0.0, 2).capacity == 2
     assert b.open(WIDE, 0.0, 9).capacity == 4
@@ -122,7 +130,7 @@ def test_the_delay_counts_from_the_first_image_not_from_the_slot():
     b = batcher(max_delay_ms=10)
     batch = b.open(FULL, now=0.0)
     assert b.next_due() is None, "an empty batch is never due"
-    b.join(batch, "a", now=5.0)
+    b.join(batch, [Member("a")], now=5.0)
     batch.unwritten = 0
     assert b.next_due() == pytest.approx(5.010)
     assert b.due(5.009, idle=0, ahead=1) == []
@@ -138,9 +146,15 @@ def test_an_empty_batch_never_goes():
     assert b.joinable(FULL) is not None
 
 
+def costs_of(seconds: float, canvas=FULL) -> CostModel:
+    costs = CostModel()
+    costs.observe(canvas, 1, seconds)
+    costs.observe(canvas, 4, seconds)
+    return costs
+
+
 def test_a_deadline_makes_a_batch_overdue_in_time_for_its_forward():
-    b = batcher(max_delay_ms=1000)
-    b.observe(0.2)
+    b = batcher(max_delay_ms=1000, costs=costs_of(0.2))
     join(b, "a", now=0.0)
     join(b, "b", now=0.0, deadline=0.5)
     join(b, "c", now=0.0, deadline=9.0)
@@ -149,12 +163,15 @@ def test_a_deadline_makes_a_batch_overdue_in_time_for_its_forward():
     assert members(b.due(0.31, idle=0, ahead=1)) == [["a", "b", "c"]]
 
 
-def test_the_forward_time_is_a_moving_average():
-    b = batcher(max_delay_ms=1000)
-    b.observe(0.1)
-    b.observe(0.6)
-    join(b, "a", deadline=1.0)
-    assert b.next_due() == pytest.approx(1.0 - (0.8 * 0.1 + 0.2 * 0.6))
+def test_a_batch_starts_the_earlier_the_longer_its_own_forward_takes():
+    costs = costs_of(0.1)
+    costs.observe(WIDE, 1, 0.4)
+    b = batcher(max_delay_ms=1e6, costs=costs)
+    join(b, "full", canvas=FULL, deadline=1.0)
+    assert b.next_due() == pytest.approx(0.9)
+    join(b, "wide", canvas=WIDE, deadline=1.0)
+    assert b.next_due() == pytest.approx(0.6)
+    assert members(b.due(0.7, idle=0, ahead=2)) == [["wide"]]
 
 
 def test_the_most_urgent_goes_first():
@@ -162,9 +179,58 @@ def test_the_most_urgent_goes_first():
     join(b, "old", now=0.0, canvas=FULL)
     join(b, "urgent", now=0.05, canvas=WIDE, deadline=0.06)
     join(b, "young", now=0.09, canvas=SMALL)
-    # all are overdue, and one may go: the order is that of the moments they were due at
+    # A deadline presses one; the others go in the order of the moments they were due at.
     assert members(b.due(0.3, idle=0, ahead=1)) == [["urgent"]]
     assert members(b.due(0.3, idle=0, ahead=2)) == [["old"], ["young"]]
+
+
+def test_a_higher_priority_goes_before_all_else():
+    b = batcher(max_batch=2)
+    for name in "ab":
+        join(b, name, canvas=FULL, deadline=0.0)
+    join(b, "low", now=0.1, canvas=WIDE)
+    join(b, "high", now=0.1, canvas=WIDE, priority=1)
+    join(b, "lowest", canvas=SMALL, priority=-1)
+    assert members(b.due(1.0, idle=3, ahead=3)) == [["low", "high"], ["a", "b"], ["lowest"]]
+
+
+def test_the_source_whose_last_launch_is_longest_ago_goes_first():
+    b = batcher(max_batch=1, max_delay_ms=0)
+    for number in range(4):
+        join(b, f"job{number}", now=number / 10, source="job")
+    order = members(b.due(1.0, idle=1, ahead=1))
+    join(b, "camera", now=0.9, source="camera")
+    join(b, "client", now=0.8, source="client")
+    for _ in range(4):
+        order += members(b.due(1.0, idle=1, ahead=1))
+        if len(order) == 4:
+            join(b, "camera again", now=0.95, source="camera")
+    # "camera" launched longer ago than "job" when it came again.
+    assert order == [["job0"], ["client"], ["camera"], ["job1"], ["camera again"]]
+
+
+def test_a_batch_of_several_sources_goes_as_that_which_waited_longest():
+    b = batcher(max_batch=2, max_delay_ms=0)
+    join(b, "a0", source="a", canvas=SMALL)
+    assert members(b.due(0.0, idle=1, ahead=1)) == [["a0"]]
+    join(b, "b0", source="b", canvas=SMALL)
+    assert members(b.due(0.0, idle=1, ahead=1)) == [["b0"]]
+    join(b, "b1", source="b", now=1.0, canvas=FULL)
+    join(b, "b2", source="b", now=2.0, canvas=WIDE)
+    join(b, "a1", source="a", now=2.0, canvas=WIDE)
+    assert members(b.due(3.0, idle=1, ahead=1)) == [["b2", "a1"]]
+
+
+def test_a_source_that_is_forgotten_counts_as_new():
+    b = batcher(max_batch=1, max_delay_ms=0)
+    for source in "ab":
+        join(b, source, source=source)
+        b.due(0.0, idle=1, ahead=1)
+    b.forget("b")
+    b.forget("never seen")
+    join(b, "a1", now=0.0, source="a")
+    join(b, "b1", now=1.0, source="b")
+    assert members(b.due(2.0, idle=1, ahead=1)) == [["b1"]]
 
 
 def test_an_idle_device_gets_the_oldest_although_another_is_full():
@@ -197,86 +263,11 @@ def test_clear_returns_everyone_who_waited():
     for name in "abc":
         join(b, name)
     join(b, "d", canvas=WIDE, written=False)
-    assert sorted(b.clear()) == ["a", "b", "c", "d"]
+    assert b.room == 1 + 1
+    assert sorted(member.name for member in b.clear()) == ["a", "b", "c", "d"]
+    assert b.room == 0
     assert len(b) == 0 and b.next_due() is None
     assert b.due(99.0, idle=9, ahead=9) == []
-
-
-STEPS = st.one_of(
-    st.tuples(
-        st.just("join"),
-        st.sampled_from([SMALL, WIDE, FULL]),
-        st.one_of(st.none(), st.floats(0, 50)),
-    ),
-    st.tuples(st.just("write"), st.integers(0, 3), st.none()),
-    st.tuples(st.just("tick"), st.floats(0, 5), st.none()),
-    st.tuples(st.just("due"), st.integers(0, 2), st.integers(0, 2)),
-)
-
-
-@example(  # the canvas that ran last goes before one that is due sooner
-    steps=[
-        *(("join", WIDE, None), ("write", 0, None), ("join", WIDE, None), ("write", 0, None)),
-        *(("due", 0, 1), ("join", SMALL, 0.5), ("write", 0, None), ("due", 0, 2)),
-    ],
-    max_batch=1,
-    max_delay_ms=1000.0,
-    max_pixels=None,
-)
-@given(
-    steps=st.lists(STEPS, max_size=80),
-    max_batch=st.integers(1, 5),
-    max_delay_ms=st.sampled_from([0.0, 1000.0, 5000.0]),
-    max_pixels=st.sampled_from([None, 1, 2 * 384 * 640, 10**7]),
-)
-def test_whatever_happens_every_image_goes_exactly_once(steps, max_batch, max_delay_ms, max_pixels):
-    policy = BatchPolicy(max_batch=max_batch, max_delay_ms=max_delay_ms, max_pixels=max_pixels)
-    b: Batcher = Batcher(policy)
-    now, joined = 0.0, []
-    writing: list[Batch] = []
-    gone: list[Batch] = []
-
-    def take(idle: int, ahead: int) -> None:
-        going = b.due(now, idle=idle, ahead=ahead)
-        assert len(going) <= ahead
-        for batch in going:
-            assert batch.members and not batch.unwritten
-            assert len(batch.members) <= batch.capacity <= policy.capacity(batch.canvas)
-            assert {canvas for _, canvas in batch.members} == {batch.canvas}
-        # What is overdue goes first; then the canvas that ran last, then what is due first.
-        last = gone[-1].canvas if gone else None
-        for i, batch in enumerate(going):
-            rest = going[i:]
-            first = [other for other in rest if b._overdue_at(other) <= now]
-            first = first or [other for other in rest if other.canvas == last] or rest
-            assert batch in first
-            assert b._overdue_at(batch) == min(map(b._overdue_at, first))
-            last = batch.canvas
-        gone.extend(going)
-
-    for kind, first, second in steps:
-        if kind == "join":
-            member = (len(joined), first)
-            deadline = None if second is None else now + second
-            writing.append(join(b, member, now, first, deadline, written=False))
-            joined.append(member)
-        elif kind == "write" and writing:
-            writing.pop(first % len(writing)).unwritten -= 1
-        elif kind == "tick":
-            now += first
-        elif kind == "due":
-            take(first, first + second)
-        assert len(b) + sum(len(batch.members) for batch in gone) == len(joined)
-    for batch in writing:
-        batch.unwritten -= 1
-    while len(b):
-        before = len(b)
-        take(1, 1)
-        assert len(b) < before, "an idle device takes whatever waits"
-    went = [member for batch in gone for member in batch.members]
-    assert sorted(went) == joined
-    for batch in gone:
-        assert batch.members == sorted(batch.members), "rows are in the order of joining"
 
 
 def test_the_canvas_that_ran_last_goes_on_until_another_is_overdue():
@@ -285,7 +276,7 @@ def test_the_canvas_that_ran_last_goes_on_until_another_is_overdue():
         join(b, number, now=number / 1000, canvas=canvas)
     order = []
     while going := b.due(0.01, idle=1, ahead=1):
-        order += going[0].members
+        order += members(going)[0]
     assert order == [0, 2, 4, 1, 3]
 
     for number, canvas in enumerate([SMALL, WIDE, SMALL]):
@@ -293,3 +284,12 @@ def test_the_canvas_that_ran_last_goes_on_until_another_is_overdue():
     # the first two are overdue, so they go in the order they came, whatever ran last
     assert members(b.due(3.0015, idle=1, ahead=1)) == [[0]]
     assert members(b.due(3.0015, idle=1, ahead=1)) == [[1]]
+
+
+def test_more_than_there_is_room_for_cannot_join():
+    b = batcher(max_batch=3)
+    batch = b.open(FULL, 0.0)
+    b.join(batch, [Member(1), Member(2)], 0.0)
+    with pytest.raises(ValueError, match="2 images do not fit, only 1"):
+        b.join(batch, [Member(3), Member(4)], 0.0)
+    assert members([batch]) == [[1, 2]] and batch.unwritten == 2

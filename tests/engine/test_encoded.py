@@ -13,6 +13,7 @@ from engine_kit import (
     damaged_jpeg,
     debug_engine,
     eventually,
+    gathered,
     gray,
     jpeg,
     level_of,
@@ -42,7 +43,7 @@ def put(slot: DebugSlot, position: int, data: bytes) -> None:
 
 def levels_in(runtime: DebugRuntime, slot: DebugSlot, count: int) -> list[int]:
     """Return what a forward sees of the first images."""
-    rows = runtime._forward(slot, count).rows
+    rows = runtime._forward(slot, count, None).rows
     return [round((float(score) - 0.5) * 2 * 255) for score in rows.confidence]
 
 
@@ -87,11 +88,7 @@ def test_an_image_that_the_device_cannot_decode_hurts_only_itself():
             engine.submit(damaged_jpeg(i) if level is None else jpeg(level), key=f"k{i}")
             for i, level in enumerate(levels)
         ]
-        gathered = engine._pipeline._batcher
-        eventually(
-            lambda: any(len(b.members) == 8 and not b.unwritten for b in gathered._waiting()),
-            "all are in a batch",
-        )
+        eventually(gathered(engine, 8), "all are in a batch")
         gate.open()
         assert level_of(first.result(PATIENCE_S)) == 0
         results = [future.result(PATIENCE_S) for future in futures]
@@ -100,6 +97,7 @@ def test_an_image_that_the_device_cannot_decode_hurts_only_itself():
         assert result.image == f"k{i}"
         if level is None:
             assert "JPEG" in result.error and len(result) == 0
+            assert result.failure == "image"
             assert (result.height, result.width) == (64, 64)
         else:
             assert level_of(result) == level
@@ -116,17 +114,13 @@ def test_a_failed_forward_is_retried_with_encoded_images(poison, memory):
         first = engine.submit(gray(0))
         gate.await_waiting()
         futures = [engine.submit(image) for image in mixed]
-        gathered = engine._pipeline._batcher
-        eventually(
-            lambda: any(len(b.members) == 11 and not b.unwritten for b in gathered._waiting()),
-            "all are in a batch",
-        )
+        eventually(gathered(engine, 11), "all are in a batch")
         gate.open()
         assert level_of(first.result(PATIENCE_S)) == 0
         results = [future.result(PATIENCE_S) for future in futures]
     for level, result in zip(range(40, 51), results, strict=True):
         if level == poison:
-            assert "poison" in result.error
+            assert "poison" in result.error and result.failure == "runtime"
         else:
             assert level_of(result) == level
 
@@ -138,18 +132,39 @@ def test_a_slot_does_not_remember_what_was_encoded_in_it():
             assert level_of(engine.submit(gray(level + 1)).result(PATIENCE_S)) == level + 1
 
 
-def test_shift_moves_encoded_images_and_rows_alike():
+def test_keep_moves_encoded_images_and_rows_alike():
     runtime, slot = encoded_slot([1, 2, 3, 4, 5, 6])
     slot.inputs[3:5] = 0
     del slot.encoded[3], slot.encoded[4]
     slot.inputs[3], slot.inputs[4] = 40, 50  # two of them are pixels
     assert levels_in(runtime, slot, 6) == [1, 2, 3, 40, 50, 6]
-    slot.shift(0, 2)
+    slot.keep(range(2))
     assert levels_in(runtime, slot, 2) == [1, 2]
-    slot.shift(2, 2)
+    slot.keep(range(2, 4))
     assert levels_in(runtime, slot, 2) == [3, 40]
-    slot.shift(4, 2)
+    slot.keep(range(4, 6))
     assert levels_in(runtime, slot, 2) == [50, 6]
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("positions", "levels"),
+    [
+        (range(2, 4), [3, 40]),
+        (range(4, 6), [50, 6]),
+        ([0, 2, 5], [1, 3, 6]),
+        ([1, 3, 4], [2, 40, 50]),
+        ([3, 5], [40, 6]),
+        (range(6), [1, 2, 3, 40, 50, 6]),
+    ],
+)
+def test_only_the_images_that_are_kept_are_seen(positions, levels):
+    runtime, slot = encoded_slot([1, 2, 3, 4, 5, 6])
+    for position in (3, 4):  # two of them are pixels
+        del slot.encoded[position]
+        slot.inputs[position] = position * 10 + 10
+    slot.keep(positions)
+    assert levels_in(runtime, slot, len(levels)) == levels
     runtime.close()
 
 
@@ -184,7 +199,7 @@ def test_every_image_has_exactly_one_result(seed, workers, batch):
     assert [r.index for r in results] == list(range(len(payloads)))
     for level, result in zip(expected, results, strict=True):
         if level is None:
-            assert result.error is not None
+            assert result.error is not None and result.failure == "image"
         else:
             assert level_of(result) == level
 

@@ -22,14 +22,14 @@ from engine_kit import (
     eventually,
     gray,
     level_of,
+    waits,
     write_images,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brimful.engine.config import EngineConfig
-from brimful.engine.engine import QueueFullError
-from brimful.errors import UsageError
+from brimful.errors import QueueFullError, UsageError
 from brimful.runtimes.debug import DebugFaults
 
 
@@ -95,8 +95,9 @@ def test_every_image_has_exactly_one_result(
     for given_, result in zip(images, results, strict=True):
         if isinstance(given_, int):
             assert result.error is not None and len(result) == 0
+            assert result.failure == "image"
         elif given_[0] == poison:
-            assert "poison" in result.error
+            assert "poison" in result.error and result.failure == "runtime"
         else:
             assert level_of(result) == given_[0]
             assert (result.height, result.width) == given_[1:]
@@ -143,6 +144,7 @@ def test_a_deadline_that_has_passed_is_an_error_result():
     with debug_engine() as engine:
         late = engine.submit(gray(1), deadline_ms=0, key="late").result(PATIENCE_S)
         assert "deadline" in late.error and late.image == "late"
+        assert late.failure == "deadline"
         assert engine.runtime.batches == [], "nothing was spent on it"
         assert level_of(engine.submit(gray(2), deadline_ms=1e6).result(PATIENCE_S)) == 2
 
@@ -166,24 +168,29 @@ class HeldDecode:
 
 
 def test_a_full_queue_is_an_error_for_who_does_not_wait():
-    with debug_engine(queue=2, workers=1) as engine:
+    with debug_engine(queue=5, workers=1) as engine:
         held = HeldDecode(engine)
         futures = [engine.submit(gray(0))]
         eventually(lambda: held.keys == ["image"], "the worker has the first")
-        futures += [engine.submit(gray(i), wait=False) for i in (1, 2)]
-        with pytest.raises(QueueFullError, match="2 images"):
-            engine.submit(gray(3), wait=False)
-        waiter = threading.Thread(target=lambda: futures.append(engine.submit(gray(3))))
+        futures += [engine.submit(gray(i), wait=False) for i in (1, 2, 3, 4)]
+        with pytest.raises(QueueFullError, match="4 images are waiting; 5 may"):
+            engine.submit(gray(5), wait=False)
+        other = engine.submit(gray(9), client="another", wait=False)  # its room was kept
+        with pytest.raises(QueueFullError, match="5 images are waiting"):
+            engine.submit(gray(5), client="a third", wait=False)
+        waiter = threading.Thread(target=lambda: futures.append(engine.submit(gray(5))))
         waiter.start()
+        eventually(lambda: waits(waiter), "it waits for room")
         held.release()
         waiter.join(PATIENCE_S)
-        assert [level_of(f.result(PATIENCE_S)) for f in futures] == [0, 1, 2, 3]
+        assert [level_of(f.result(PATIENCE_S)) for f in futures] == [0, 1, 2, 3, 4, 5]
+        assert level_of(other.result(PATIENCE_S)) == 9
     assert QueueFullError.http_status == 429
 
 
 def test_concurrent_jobs_take_turns():
     jobs, images = 4, 50
-    with debug_engine(queue=jobs * images, workers=1) as engine:
+    with debug_engine(queue=4 * jobs * images, workers=1) as engine:
         held = HeldDecode(engine)
         counts: list[int] = []
 
@@ -193,12 +200,13 @@ def test_concurrent_jobs_take_turns():
             assert levels == list(range(images))
             counts.append(len(levels))
 
-        # the images carry their position only, so that the admission's order shows
+        # the images carry their position only, so that the queue's order shows
         threads = [threading.Thread(target=job, args=(number,)) for number in range(jobs)]
         for thread in threads:
             thread.start()
-        waiting = engine._pipeline._admission
-        eventually(lambda: len(waiting) == jobs * images - 1, "all wait but the one in decode")
+        eventually(
+            lambda: engine.load().waiting == jobs * images - 1, "all wait but the one in decode"
+        )
         held.release()
         for thread in threads:
             thread.join(PATIENCE_S)

@@ -15,11 +15,19 @@ from engine_kit import (
     brimful_threads,
     debug_engine,
     eventually,
+    gathered,
     gray,
     level_of,
 )
 
-from brimful.errors import EngineStoppedError, ImageError, UsageError
+from brimful.engine.breaker import PROBE_DELAYS_S
+from brimful.errors import (
+    DeviceFailedError,
+    EngineStoppedError,
+    ImageError,
+    ModelError,
+    UsageError,
+)
 from brimful.runtimes.debug import DebugFaults
 
 
@@ -34,6 +42,7 @@ def test_bad_images_hurt_only_themselves():
         assert level_of(results[i]) == i // 2
         failed = results[i + 1]
         assert failed.error and len(failed) == 0 and failed.image == f"k{i + 1}"
+        assert failed.failure == "image"
     reasons = [result.error for result in results[1::2]]
     assert len(set(reasons)) == len(reasons), "each says its own reason"
     assert "neither could this one" in reasons[9]
@@ -61,11 +70,7 @@ def filled_batch(engine, gate: Gate, levels: list[int]):
     first = engine.submit(gray(0))
     gate.await_waiting()
     futures = [engine.submit(gray(level)) for level in levels]
-    batcher = engine._pipeline._batcher
-    eventually(
-        lambda: any(len(b.members) == len(levels) and not b.unwritten for b in batcher._waiting()),
-        "the batch is filled",
-    )
+    eventually(gathered(engine, len(levels)), "the batch is filled")
     gate.open()
     assert level_of(first.result(PATIENCE_S)) == 0
     return [future.result(PATIENCE_S) for future in futures]
@@ -78,7 +83,7 @@ def test_a_poison_image_hurts_only_itself():
         results = filled_batch(engine, gate, [10, 11, 12, 13, 14, 15, 16, 17])
         assert engine.runtime.batches == [1, 8, *[1] * 8]
     assert [level_of(r) for i, r in enumerate(results) if i != 3] == [10, 11, 12, 14, 15, 16, 17]
-    assert "poison" in results[3].error
+    assert "poison" in results[3].error and results[3].failure == "runtime"
     assert (results[3].height, results[3].width) == (24, 32)
 
 
@@ -92,11 +97,44 @@ def test_a_forward_that_fails_once_is_run_again_singly():
 
 
 def test_a_forward_that_fails_twice_is_an_error():
+    """The third one is of a blank image: it tells that the device works."""
     faults = DebugFaults(fail_forwards=frozenset({1, 2}))
     with debug_engine(faults=faults) as engine:
-        assert "forward 2 was told to fail" in engine.submit(gray(1)).result(PATIENCE_S).error
-        assert engine.runtime.batches == [1, 1]
+        failed = engine.submit(gray(1)).result(PATIENCE_S)
+        assert "forward 2 was told to fail" in failed.error and failed.failure == "runtime"
+        assert engine.runtime.batches == [1, 1, 1]
         assert level_of(engine.submit(gray(2)).result(PATIENCE_S)) == 2
+
+
+def test_a_device_that_fails_twice_more_and_then_works_is_not_broken():
+    faults = DebugFaults(fail_forwards=frozenset({1, 2, 3, 4}))
+    with debug_engine(faults=faults) as engine:
+        assert engine.submit(gray(1)).result(PATIENCE_S).failure == "runtime"
+        assert engine.runtime.batches == [1] * 5
+        assert level_of(engine.submit(gray(2)).result(PATIENCE_S)) == 2
+
+
+def test_a_device_that_fails_the_blank_image_each_time_stops_the_engine():
+    faults = DebugFaults(fail_forwards=frozenset(range(2, 99)))
+    with debug_engine(faults=faults, batch=4) as engine:
+        assert level_of(engine.submit(gray(1)).result(PATIENCE_S)) == 1
+        with pytest.raises(DeviceFailedError, match=r"also a blank image: forward 3 was told"):
+            engine.submit(gray(1)).result(PATIENCE_S)
+        assert engine.runtime.batches == [1, 1, 1, *[1] * len(PROBE_DELAYS_S)]
+        assert "blank image" in engine.health
+        with pytest.raises(EngineStoppedError, match="blank image"):
+            engine.submit(gray(1))
+
+
+def test_members_that_fail_between_others_that_do_not_need_no_probe():
+    """A later forward that succeeds says the same as a blank image."""
+    gate = Gate()
+    faults = DebugFaults(fail_forwards=frozenset({2, 4}), batch_ms=1)
+    with debug_engine(batch=5, faults=faults, sleep=gate, max_delay_ms=1e6) as engine:
+        results = filled_batch(engine, gate, [20, 21, 22, 23])
+        assert engine.runtime.batches == [1, 4, 1, 1, 1, 1]
+    assert [r.failure for r in results] == [None, "runtime", None, None]
+    assert [level_of(r) for i, r in enumerate(results) if i != 1] == [20, 22, 23]
 
 
 @pytest.mark.parametrize("images", [7, 8, 11, 16])
@@ -122,8 +160,9 @@ def test_memory_and_poison_together():
 
 def test_one_image_that_does_not_fit_is_an_error():
     with debug_engine(faults=DebugFaults(memory_images=0)) as engine:
-        assert "do not fit" in engine.submit(gray(1)).result(PATIENCE_S).error
-        assert engine.runtime.batches == [1]
+        failed = engine.submit(gray(1)).result(PATIENCE_S)
+        assert "do not fit" in failed.error and failed.failure == "runtime"
+        assert engine.runtime.batches == [1], "a blank image would tell nothing"
 
 
 def test_a_hung_forward_fails_everything_in_flight():
@@ -144,7 +183,7 @@ def test_a_retry_that_hangs_fails_everything_in_flight():
     gate = Gate()
     faults = DebugFaults(fail_forwards=frozenset({1}), batch_ms=1)
     engine = debug_engine(faults=faults, sleep=gate, stall_s=0.2)
-    with pytest.raises(EngineStoppedError, match=r"postprocess stage died.*did not end"):
+    with pytest.raises(EngineStoppedError, match=r"retry stage died.*did not end"):
         engine.submit(gray(1)).result(PATIENCE_S)
     gate.open()
     engine.close()
@@ -153,27 +192,26 @@ def test_a_retry_that_hangs_fails_everything_in_flight():
 class Bomb:
     """Goes off once, in the method it is put before, after it was armed."""
 
-    def __init__(self, owner, name: str) -> None:
+    def __init__(self, owner, name: str, kind: type[Exception] = ZeroDivisionError) -> None:
         self.armed = threading.Event()
+        self.kind = kind
         self._inner = getattr(owner, name)
         setattr(owner, name, self)
 
     def __call__(self, *arguments, **keywords):
         if self.armed.is_set():
             self.armed.clear()
-            raise ZeroDivisionError("boom")
+            raise self.kind("boom")
         return self._inner(*arguments, **keywords)
 
 
 STAGES = {
-    "decode": ("decode", lambda e: Bomb(e._preprocess, "decode")),
-    "place": ("decode", lambda e: Bomb(e._preprocess, "place")),
     "allocate": ("decode", lambda e: Bomb(e.runtime, "allocate")),
-    "write": ("preprocess", lambda e: Bomb(e._preprocess, "write")),
+    "written": ("decode", lambda e: Bomb(e._pipeline.scheduler, "written")),
     "submit": ("forward", lambda e: Bomb(e.runtime, "submit")),
-    "landed": ("forward", lambda e: Bomb(e._pipeline._batcher, "observe")),
-    "postprocess": ("postprocess", lambda e: Bomb(e._pipeline, "_postprocess")),
-    "clock": ("clock", lambda e: Bomb(e._pipeline._batcher, "next_due")),
+    "landed": ("forward", lambda e: Bomb(e._pipeline.costs, "observe")),
+    "postprocess": ("postprocess", lambda e: Bomb(e._pipeline, "_postprocess", ModelError)),
+    "clock": ("clock", lambda e: Bomb(e._pipeline.scheduler, "await_due")),
 }
 
 
@@ -199,7 +237,7 @@ def test_when_a_stage_dies_everything_in_flight_fails(where, policy):
 
     consumer = threading.Thread(target=job)
     consumer.start()
-    eventually(lambda: engine._pipeline.inflight == 5, "all of the job is in flight")
+    eventually(lambda: engine.load().live == 5, "all of the job is in flight")
     bomb.armed.set()
     for size in range(10, 18):
         try:
@@ -236,29 +274,31 @@ def test_when_a_stage_dies_everything_in_flight_fails(where, policy):
     for error in errors:
         assert isinstance(error, EngineStoppedError)
         assert re.search(f"the {stage}.* stage died.*boom", str(error))
-        assert isinstance(error.__cause__, ZeroDivisionError)
+        assert isinstance(error.__cause__, bomb.kind)
     engine.close()
     assert brimful_threads() <= before
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_owner_who_raises_costs_nobody_else_an_answer():
+def test_a_callback_that_raises_costs_nobody_an_answer(caplog):
     gate = Gate()
-    engine = debug_engine(faults=GATED, sleep=gate, batch=2)
+    with debug_engine(faults=GATED, sleep=gate, batch=2) as engine:
+        raised: list[type] = []
 
-    def leave(_) -> None:
-        raise SystemExit
+        def leave(kind: type[BaseException]) -> None:
+            raised.append(kind)
+            raise kind("a caller's own affair")
 
-    futures = [engine.submit(gray(i)) for i in range(10)]
-    gate.await_waiting()
-    for future in futures:
-        future.add_done_callback(leave)
-    gate.open()  # the first result meets the first owner on the postprocess thread
-    errors = [future.exception(PATIENCE_S) for future in futures]
-    assert errors.count(None) == 1
-    assert sum(isinstance(error, EngineStoppedError) for error in errors) == 9
-    assert "SystemExit" in engine.health
-    engine.close()
+        kinds = [SystemExit, KeyboardInterrupt, ValueError] * 3
+        futures = [engine.submit(gray(i)) for i in range(len(kinds))]
+        gate.await_waiting()
+        for future, kind in zip(futures, kinds, strict=True):
+            future.add_done_callback(lambda _, kind=kind: leave(kind))
+        gate.open()
+        assert [level_of(f.result(PATIENCE_S)) for f in futures] == list(range(len(kinds)))
+        eventually(lambda: len(raised) == len(kinds), "every callback has run")
+        assert engine.health == "ok"
+        assert level_of(engine.submit(gray(7)).result(PATIENCE_S)) == 7
+    assert caplog.text.count("a callback of a result raised") == len(kinds)
 
 
 def test_a_cancelled_future_disturbs_nobody():

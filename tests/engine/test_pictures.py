@@ -42,11 +42,14 @@ class PictureSlot(DebugSlot):
         else:
             super().put(position, image, geometry)
 
-    def shift(self, start, count) -> None:
-        super().shift(start, count)
-        if start:
-            kept = {p - start: held for p, held in self.pictures.items() if p >= start}
-            self.pictures = {p: held for p, held in kept.items() if p < count}
+    def keep(self, positions) -> None:
+        super().keep(positions)
+        for to, position in enumerate(positions):
+            held = self.pictures.get(position)
+            if held is None:
+                self.pictures.pop(to, None)
+            else:
+                self.pictures[to] = held
 
     def clear(self) -> None:
         super().clear()
@@ -65,7 +68,7 @@ class PictureRuntime(DebugRuntime):
         count = capacity or self.max_batch
         return PictureSlot(canvas, new_input(self.spec, self.input_format, canvas, count))
 
-    def _forward(self, slot, count):
+    def _forward(self, slot, count, params):
         errors: dict[int, str] = {}
         for position, (picture, geometry) in slot.pictures.items():
             if position < count:
@@ -74,7 +77,7 @@ class PictureRuntime(DebugRuntime):
                     letterbox(picture.pixels(), geometry, slot.inputs[position])
                 except ImageError as error:
                     errors[position] = str(error)
-        found = super()._forward(slot, count)
+        found = super()._forward(slot, count, params)
         return dataclasses.replace(found, errors={**found.errors, **errors})
 
 
@@ -178,7 +181,7 @@ def test_a_picture_is_placed_upright_and_handed_on():
 
     taken, left = Picture(planar(SIZE), 1), Picture(planar(SIZE), 2)
     image = decoded(taken)
-    assert image is taken and not told, "a worker that hands it on keeps its turn"
+    assert image is taken and not told, "a worker that hands it on keeps its permit"
     assert preprocess.place(image) == policy.place(SIZE[::-1])
     np.testing.assert_array_equal(decoded(left), left.pixels())
     assert told == ["on host"]

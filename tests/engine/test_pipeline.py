@@ -4,81 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from concurrent.futures import Future
 
 import pytest
-from brimful.engine.owners import FutureOwner
-from brimful.engine.work import Work
 from engine_kit import GATED, PATIENCE_S, Gate, eventually, gray, jpeg, level_of
+from pipeline_kit import Harness
 
-from brimful.engine.config import EngineConfig
-from brimful.engine.pipeline import Pipeline
-from brimful.engine.preprocess import HostPreprocess
-from brimful.engine.stats import StageStats
 from brimful.errors import EngineStoppedError
-from brimful.runtimes.debug import DebugFaults, DebugRuntime
-from brimful.runtimes.runtime import RuntimeOptions
-from brimful.sources.image import SourceImage
-from brimful.vision.canvas import CanvasPolicy
-from brimful.vision.postprocess import build_postprocess
-
-
-class Harness:
-    """A pipeline on the debug runtime, closed at the end."""
-
-    def __init__(
-        self,
-        *,
-        slots,
-        workers=4,
-        batch=4,
-        concurrency=1,
-        eager=None,
-        faults=None,
-        sleep=None,
-        canvas="exact",
-        encoded=None,
-        chunk=1,
-    ) -> None:
-        options = RuntimeOptions(max_batch=batch)
-        sleeping = {} if sleep is None else {"sleep": sleep}
-        self.runtime = DebugRuntime(
-            options,
-            faults,
-            concurrency=concurrency,
-            eager=eager,
-            encoded=encoded,
-            **sleeping,
-        )
-        config = EngineConfig(queue=1000)
-        spec = self.runtime.spec
-        policy = CanvasPolicy.for_model(spec, canvas, 320)
-        self.preprocess = HostPreprocess(spec, policy, config.limits, self.runtime.decodes)
-        self.pipeline = Pipeline(
-            self.runtime,
-            self.preprocess,
-            build_postprocess(spec, config.postprocess),
-            config,
-            StageStats(),
-            workers=workers,
-            slots=slots,
-            chunk=chunk,
-            on_death=lambda error: None,
-        )
-
-    def __enter__(self) -> Harness:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.pipeline.stop(EngineStoppedError("the test is over"))
-        assert self.pipeline.join(PATIENCE_S) == []
-        self.runtime.close()
-
-    def submit(self, pixels) -> Future:
-        future: Future = Future()
-        image = SourceImage(index=0, key="x", payload=pixels)
-        assert self.pipeline.admit([Work(image, FutureOwner(future, "source"))], wait=False)
-        return future
+from brimful.runtimes.debug import DebugFaults
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 7])
@@ -106,7 +38,7 @@ def test_a_mix_of_canvases_with_few_slots_comes_to_its_end(
 
         def counted(*arguments, **keywords):
             nonlocal busiest
-            busiest = max(busiest, harness.pipeline._slots.busy)
+            busiest = max(busiest, harness.load().slots)
             return allocate(*arguments, **keywords)
 
         harness.runtime.allocate = counted
@@ -118,17 +50,7 @@ def test_a_mix_of_canvases_with_few_slots_comes_to_its_end(
             assert level_of(result) == level
             assert (result.height, result.width) == (height, width)
         assert 1 <= busiest <= slots
-        assert harness.pipeline.inflight == 0
-
-
-def gathered(harness: Harness) -> int:
-    """Return how many images wait in batches, once none is on its way there."""
-    pipeline = harness.pipeline
-    admitted = pipeline.inflight
-    with pipeline._lock:
-        running = sum(len(flight.batch.members) for flight in pipeline._flights._flights.values())
-        waiting = len(pipeline._batcher)
-    return waiting if running + waiting == admitted else -1
+        assert harness.load().live == 0
 
 
 @pytest.mark.parametrize(("eager", "batches"), [(1, [1, 3, 2]), (3, [1, 1, 1, 3])])
@@ -144,7 +66,7 @@ def test_what_comes_beside_a_forward_becomes_one_batch_unless_the_device_wants_m
         # One image more fills the batch of those that wait, which may go ahead.
         more = [harness.submit(gray(i)) for i in (3, 4, 5)]
         left = 2 if eager == 1 else 0
-        eventually(lambda: gathered(harness) == left, "the others have gathered")
+        eventually(lambda: harness.gathered(left), "the others have gathered")
         gate.open()
         found = [level_of(future.result(PATIENCE_S)) for future in [*futures, *more]]
         assert found == list(range(6))
@@ -158,9 +80,9 @@ def test_all_workers_fill_the_batch_of_a_slot_that_comes_free():
     with Harness(slots=1, workers=3, batch=3, faults=GATED, sleep=gate) as harness:
         first = harness.submit(gray(0))
         gate.await_waiting()
-        futures = [harness.submit(gray(i)) for i in (1, 2, 3)]
-        waiters = harness.pipeline._batches.freed._waiters
-        eventually(lambda: len(waiters) == 3, "all workers wait for the slot")
+        # Others than the first one's source: a worker takes them although there is no room yet.
+        futures = [harness.submit(gray(i), source=i) for i in (1, 2, 3)]
+        eventually(lambda: harness.waiting_for_a_slot() == 3, "all workers wait for the slot")
         together = threading.Barrier(3)
         write = harness.preprocess.write
 
@@ -185,8 +107,7 @@ def test_all_workers_fill_the_batch_of_a_slot_that_is_allocated():
 
         harness.runtime.allocate = allocate_late
         futures = [harness.submit(gray(i)) for i in (1, 2, 3)]
-        waiters = harness.pipeline._batches.freed._waiters
-        eventually(lambda: len(waiters) == 2, "two wait while the third allocates")
+        eventually(lambda: harness.waiting_for_a_slot() == 2, "two wait while the third allocates")
         together = threading.Barrier(3)
         write = harness.preprocess.write
 
@@ -205,31 +126,38 @@ def test_a_second_batch_is_ahead_and_no_third():
     with Harness(slots=9, workers=1, batch=1, faults=GATED, sleep=gate) as harness:
         futures = [harness.submit(gray(i)) for i in range(6)]
         gate.await_waiting()
-        flights = harness.pipeline._flights
-        batcher = harness.pipeline._batcher
-        eventually(lambda: len(batcher) == 4, "four wait in batches")
-        assert len(flights) == 2
+        eventually(lambda: harness.gathered(4), "four wait in batches")
+        assert harness.load().running == 2
         gate.open()
         assert [level_of(f.result(PATIENCE_S)) for f in futures] == list(range(6))
-        assert len(flights) == 0
+        assert harness.load().running == 0
 
 
-def test_a_slot_that_cannot_be_allocated_stops_nobody_from_failing():
-    """While one worker allocates, others wait for it; all get the error."""
+@pytest.mark.parametrize("error", [OSError("no slot"), MemoryError("no slot")])
+def test_a_slot_that_cannot_be_allocated_leaves_nobody_waiting(error):
+    """While one worker allocates, others wait for it. All learn that there is none."""
     with Harness(slots=2, workers=3) as harness:
         entered, leave = threading.Event(), threading.Event()
 
         def allocate(canvas, *, capacity=None):
             entered.set()
             assert leave.wait(PATIENCE_S)
-            raise MemoryError("no memory for a slot")
+            raise error
 
         harness.runtime.allocate = allocate
         futures = [harness.submit(gray(i)) for i in range(3)]
         assert entered.wait(PATIENCE_S)
-        waiters = harness.pipeline._batches.freed._waiters
-        eventually(lambda: len(waiters) == 2, "the others wait")
+        eventually(lambda: harness.waiting_for_a_slot() == 2, "the others wait")
         leave.set()
         for future in futures:
-            error = future.exception(PATIENCE_S)
-            assert isinstance(error, EngineStoppedError) and "no memory for a slot" in str(error)
+            if isinstance(error, MemoryError):
+                result = future.result(PATIENCE_S)
+                assert result.failure == "runtime"
+                assert "no memory for images of canvas 256x320: no slot" in result.error
+            else:
+                stopped = future.exception(PATIENCE_S)
+                assert isinstance(stopped, EngineStoppedError) and "no slot" in str(stopped)
+        assert harness.load().live == harness.load().slots == 0
+        if isinstance(error, MemoryError):
+            del harness.runtime.allocate
+            assert level_of(harness.submit(gray(7)).result(PATIENCE_S)) == 7

@@ -1,4 +1,4 @@
-"""Files that are read together for a device that decodes: the same results, and turns."""
+"""Files that are read together for a device that decodes: the same results, and permits."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_kit import PATIENCE_S, debug_engine, eventually, gray, jpeg, level_of
+from engine_kit import (
+    PATIENCE_S,
+    debug_engine,
+    decode_threads,
+    eventually,
+    gray,
+    jpeg,
+    level_of,
+    waits,
+)
 
 from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
+from brimful.engine.scheduler import Scheduler
 from brimful.runtimes.debug import DebugRuntime
 from brimful.runtimes.runtime import RuntimeOptions
 from brimful.vision.decode import DecodeLimits
@@ -148,8 +158,8 @@ def test_limits_hold_for_what_is_read_together(tmp_path: Path) -> None:
     assert "max_pixels" in large.error and small.error is None
 
 
-def test_while_some_decode_others_have_the_turn(tmp_path: Path) -> None:
-    """Two turns for eight workers: what decodes on the host gives its turn away."""
+def test_while_some_decode_others_have_the_permit(tmp_path: Path) -> None:
+    """Two permits for eight workers: who decodes on the host gives its permit back."""
     names = [name for name in folder_of(tmp_path, 60) if name.endswith(".png")]
     inside, most, lock = [0], [0], threading.Lock()
     gate = threading.Event()
@@ -177,7 +187,7 @@ def test_while_some_decode_others_have_the_turn(tmp_path: Path) -> None:
 
 
 def test_pixels_are_written_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes as pixels needs no turn: the letterbox is worth every worker."""
+    """What comes as pixels needs no permit: the letterbox is worth every worker."""
     inside, most, lock = [0], [0], threading.Lock()
     gate = threading.Event()
     from brimful.engine import preprocess
@@ -200,11 +210,11 @@ def test_pixels_are_written_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_more_than_two_bring_images_to_the_device() -> None:
-    """Workers without a turn do not even wait for images."""
+    """Workers without a permit do not even wait for images."""
     with reading_engine(workers=8) as engine:
-        intake = engine._pipeline._intake
+        scheduler = engine._pipeline.scheduler
         waiting, most, lock = [0], [0], threading.Lock()
-        take = intake.take
+        take = scheduler.take
 
         def counted(limit, sharers):
             with lock:
@@ -216,17 +226,17 @@ def test_no_more_than_two_bring_images_to_the_device() -> None:
                 with lock:
                     waiting[0] -= 1
 
-        intake.take = counted
+        scheduler.take = counted
         list(engine.predict([jpeg(i % 256) for i in range(400)]))
         assert most[0] == 2
 
 
 def test_who_only_reads_shares_with_those_that_do_so_too(tmp_path: Path) -> None:
-    """Eight workers, two turns: a chunk is a half of what waits, and an eighth for who decodes."""
+    """Eight workers, two permits: half of what waits for each, and an eighth for who decodes."""
     with reading_engine(workers=8) as engine:
-        intake = engine._pipeline._intake
+        scheduler = engine._pipeline.scheduler
         shared: list[tuple[str, int]] = []
-        take = intake.take
+        take = scheduler.take
 
         def noted(limit, sharers):
             taken = take(limit, sharers)
@@ -234,9 +244,9 @@ def test_who_only_reads_shares_with_those_that_do_so_too(tmp_path: Path) -> None
                 shared.append((threading.current_thread().name, sharers))
             return taken
 
-        intake.take = noted
+        scheduler.take = noted
         list(engine.predict([jpeg(i % 256) for i in range(200)]))
-        later = shared[4:]  # two were waiting before, and each has begun with a turn
+        later = shared[4:]  # two were waiting before, and each has begun with a permit
         assert later and {sharers for _, sharers in later} == {2}
         list(engine.predict([name for name in folder_of(tmp_path, 200) if name.endswith("png")]))
         shared.clear()
@@ -244,9 +254,13 @@ def test_who_only_reads_shares_with_those_that_do_so_too(tmp_path: Path) -> None
         assert {sharers for _, sharers in shared} == {8}
 
 
-def test_runtimes_that_do_not_decode_have_a_turn_for_every_worker() -> None:
+def test_runtimes_that_do_not_decode_have_a_permit_for_every_worker() -> None:
+    before = decode_threads()
     with debug_engine(workers=5) as engine:
         assert not engine._preprocess.reads
-        intake = engine._pipeline._intake
-        waiting = len(intake._admitted._waiters)
-        eventually(lambda: len(intake._admitted._waiters) == 5, f"all wait, not {waiting}")
+        workers = [thread for thread in decode_threads() if thread not in before]
+        assert len(workers) == 5
+        eventually(
+            lambda: all(waits(worker, Scheduler.take) for worker in workers),
+            "all wait for images",
+        )

@@ -33,8 +33,8 @@ class Allocator:
 
 
 def get(pool: SlotPool, canvas, capacity: int = 2):
-    reserved, slot = pool.reserve(canvas, capacity)
-    if reserved and slot is None:
+    slot = pool.reuse(canvas, capacity)
+    if slot is None and pool.reserve():
         slot = pool.allocate(canvas, capacity)
     return slot
 
@@ -59,18 +59,23 @@ def test_a_slot_that_holds_too_few_is_not_used():
 def test_there_is_none_while_all_are_busy():
     pool = SlotPool(Allocator(), 2)
     slots = [get(pool, (64, 64)), get(pool, (32, 32))]
-    assert pool.reserve((64, 64), 2) == (False, None)
-    assert pool.busy == 2
+    assert pool.reuse((64, 64), 2) is None
+    assert not pool.reserve()
+    assert (pool.busy, pool.left) == (2, 0)
     pool.release(slots[1])
-    assert pool.reserve((64, 64), 2) == (True, None), "it makes room for another canvas"
+    assert (pool.busy, pool.left) == (1, 1)
+    assert pool.reuse((64, 64), 2) is None, "the free one is of another canvas"
+    assert pool.reserve(), "it makes room for another canvas"
+    assert not pool.reserve()
 
 
 def test_a_failed_allocation_gives_its_place_back():
     pool = SlotPool(Allocator(), 1)
-    assert pool.reserve((64, 64), 2) == (True, None)
-    assert pool.reserve((64, 64), 2) == (False, None)
+    assert pool.reserve()
+    assert not pool.reserve()
     pool.release(None)
-    assert pool.reserve((64, 64), 2) == (True, None)
+    assert pool.reuse((64, 64), 2) is None, "there is no slot"
+    assert pool.reserve()
 
 
 def test_the_slot_used_longest_ago_makes_room():
@@ -107,7 +112,7 @@ def test_fifty_canvases_never_need_more_slots_than_allowed(limit, seed):
             assert all(slot is not other for other in held)
             held.append(slot)
         del slot
-        assert pool.busy == len(held)
+        assert (pool.busy, pool.left) == (len(held), limit - len(held))
     gc.collect(0)
     assert runtime.existing() <= limit
     held.clear()

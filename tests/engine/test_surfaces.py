@@ -107,9 +107,10 @@ def test_no_more_memory_than_the_window_and_no_deadlock(clip, queue_bytes):
         gate.open()
         consumer.join(PATIENCE_S)
     assert rows(results) == expected(clip)
-    # Beyond the window: one that the feeder waits with, and a batch settled but not yet cleared.
-    settled = max(1, queue_bytes // FRAME_BYTES)
-    assert video.most <= 2 * settled + 1
+    # Beyond the window: one that the feeder waits with, a batch settled but not yet cleared, and
+    # one whose threads have not let go of it yet.
+    window = max(1, 4 * queue_bytes // (5 * FRAME_BYTES))  # a lone source's share
+    assert video.most <= 3 * window + 1
 
 
 def test_every_surface_is_given_back(clip):

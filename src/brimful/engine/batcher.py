@@ -97,7 +97,8 @@ class Batch(Generic[T]):
         capacity: Images it holds at most.
         delay_s: It is overdue so many seconds after its first image.
         opened: When its first image joined, in seconds.
-        members: The images, in order of joining; the position is the row in the slot.
+        members: The images, in order of joining; the position is the row in the slot. None are left
+            once it is launched.
         deadline: The earliest deadline among them, in seconds.
         priority: The highest among them.
         sources: Whom they come from.
@@ -247,7 +248,10 @@ class Batcher(Generic[T]):
 
     def clear(self) -> list[T]:
         """Forget every batch; return the images that were waiting."""
-        waiting = [member for batch in self.waiting() for member in batch.members]
+        waiting = []
+        for batch in self.waiting():
+            waiting += batch.members
+            batch.members = []  # they may refer to it
         self._open.clear()
         self._full.clear()
         return waiting

@@ -28,17 +28,16 @@ class Delivery:
         self._closed = False
 
     def put(self, call: Callable[[], object]) -> None:
-        """Have a callback run soon; once closed, at once and on this thread."""
+        """Have a callback run soon; after `close`, on a thread that ends with it."""
         with self._lock:
-            if not self._closed:
-                self._calls.put(call)
-                if self._thread is None:
-                    self._thread = threading.Thread(
-                        target=self._run, name="brimful-delivery", daemon=True
-                    )
-                    self._thread.start()
-                return
-        _call(call)
+            self._calls.put(call)
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="brimful-delivery", daemon=True)
+                if self._closed:
+                    self._calls.put(None)
+                else:
+                    self._thread = thread
+                thread.start()
 
     def close(self, timeout: float) -> None:
         """Run what was put, then end the thread; waits for it unless called from it."""

@@ -114,6 +114,7 @@ class FairQueue(Generic[T]):
                     lines.move_to_end(source)
                     passed += 1
                     continue
+                passed = 0  # it may be served again
                 alone = allowed is None and len(lines) == 1
                 self._serve(source, line, taken, limit, alone=alone)
                 if not line.items:
@@ -138,7 +139,8 @@ class FairQueue(Generic[T]):
         lines = self._levels.get(priority)
         line = None if lines is None else lines.get(source)
         if line is not None:  # an empty line has no credit to correct
-            line.credit = min(line.credit - cost, self.quantum)
+            # A visit may end with nearly a quantum left, and an image give back nearly another one.
+            line.credit = min(line.credit - cost, 2 * self.quantum)
 
     def clear(self) -> list[T]:
         """Empty every line; return the items that were waiting."""

@@ -454,6 +454,7 @@ class Scheduler:
                 positions.append(position)
             else:
                 dropped.append(request)
+        batch.members = []  # they refer to it: images are freed without the garbage collector
         slot = self._slot_of.pop(id(batch))
         kept = None if positions == list(range(len(members))) else positions
         running = RunningBatch(batch, slot, members, kept, dropped, now)

@@ -94,8 +94,12 @@ class DebugSlot(HostSlot):
     def keep(self, positions: Sequence[int]) -> None:
         """Move images to the front."""
         HostSlot.keep(self, positions)
-        encoded = self.encoded
-        self.encoded = {to: encoded[at] for to, at in enumerate(positions) if at in encoded}
+        for to, position in enumerate(positions):
+            image = self.encoded.get(position)
+            if image is None:
+                self.encoded.pop(to, None)
+            else:
+                self.encoded[to] = image
 
     def clear(self) -> None:
         """Forget the encoded images."""

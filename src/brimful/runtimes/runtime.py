@@ -160,6 +160,8 @@ class Slot(Protocol):
     def keep(self, positions: Sequence[int]) -> None:
         """Move the images at these positions to the front, over what is there.
 
+        What lies behind them stays where it is.
+
         Args:
             positions: In ascending order.
         """
