@@ -58,11 +58,15 @@ def test_layouts(outputs, task, classes, head):
         ((None, 300, 6), 296, False, "raw"),
         # the shape goes before what the file says of itself
         ((None, 84, 8400), 80, True, "raw"),
-        ((None, 300, 6), 80, False, "nms_free"),
     ],
 )
 def test_what_looks_alike(shape, classes, end_to_end, head):
     assert spec([shape], classes=classes, end_to_end=end_to_end).head == head
+
+
+def test_nms_free_rows_of_a_head_that_is_none():
+    with pytest.raises(ModelError, match=r"\(\?, 300, 6\) could only be .*end2end is False"):
+        spec([(None, 300, 6)], classes=80, end_to_end=False)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 from brimful.errors import BrimfulError, ModelError
 from brimful.extras import require
+from brimful.models.head_class import check_head_class
 from brimful.models.metadata import Metadata, parse_metadata
 from brimful.models.planted import refuse_planted
 from brimful.models.signature import Signature, SpecOverrides, spec_from
@@ -73,6 +74,7 @@ def load_checkpoint(
 def _prepared(
     network: Any, path: Path, *, nms: bool | None, overrides: SpecOverrides, max_det: int
 ) -> Checkpoint:
+    _check_head(network.model[-1], path)
     metadata = _metadata(network, path)
     task = overrides.task or metadata.task
     head = network.model[-1]
@@ -84,7 +86,7 @@ def _prepared(
     head.format = "onnx"
     head.max_det = max(max_det, 300)
     signature = _signature(network, metadata)
-    metadata = replace(metadata, end_to_end=end_to_end)
+    metadata = replace(metadata, end_to_end=end_to_end, classes=_class_count(head))
     return Checkpoint(network, spec_from(signature, metadata, overrides, origin=str(path)))
 
 
@@ -151,6 +153,13 @@ def _check_container(path: Path, torch: Any) -> None:
         raise ModelError(f"{path} is a TorchScript archive: name it .torchscript")
 
 
+def _check_head(head: Any, path: Path) -> None:
+    """Refuse a head that derives from none of a YOLO's."""
+    bases = {base.__name__ for base in type(head).__mro__}
+    if not bases & {"Detect", "Classify"}:
+        check_head_class(type(head).__name__, origin=str(path))
+
+
 def _metadata(network: Any, path: Path) -> Metadata:
     head = network.model[-1]
     args = getattr(network, "args", None)
@@ -169,6 +178,12 @@ def _metadata(network: Any, path: Path) -> Metadata:
         },
         origin=str(path),
     )
+
+
+def _class_count(head: Any) -> int | None:
+    """Return how many classes a head computes."""
+    linear = getattr(head, "linear", None)  # a classifier's last layer
+    return getattr(head, "nc", None) if linear is None else int(linear.out_features)
 
 
 def _task_of(head: Any) -> str | None:

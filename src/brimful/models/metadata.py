@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from brimful.errors import ModelError
+from brimful.models.head_class import check_description, check_head_class
 from brimful.spec import TASKS, Size, Task
 
 MAX_CLASSES = 100_000
@@ -31,6 +32,7 @@ class Metadata:
         kpt_shape: (keypoints, 2 or 3) of a pose model.
         channels: Input channels.
         end_to_end: The output needs no NMS (an NMS-free head, or NMS inside the graph).
+        classes: Classes that the head computes; known of a checkpoint only.
     """
 
     task: Task | None = None
@@ -40,6 +42,7 @@ class Metadata:
     kpt_shape: tuple[int, int] | None = None
     channels: int | None = None
     end_to_end: bool | None = None
+    classes: int | None = None
 
 
 def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
@@ -50,8 +53,12 @@ def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
         origin: The file, for error messages.
 
     Raises:
-        ModelError: A known key holds something of the wrong kind.
+        ModelError: A known key holds something of the wrong kind, or the model is no YOLO.
     """
+    if (head := _text(raw.get("head"))) is not None:
+        check_head_class(head, origin=origin)
+    if (description := _text(raw.get("description"))) is not None:
+        check_description(description, origin=origin)
     args = _literal(raw.get("args"))
     nms_inside = isinstance(args, Mapping) and args.get("nms") is True
     end_to_end = _literal(raw.get("end2end"))
@@ -64,6 +71,11 @@ def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
         channels=_integer(raw.get("channels"), "channels", origin),
         end_to_end=bool(end_to_end) or nms_inside if end_to_end is not None or nms_inside else None,
     )
+
+
+def _text(value: Any) -> str | None:
+    """Return text that says something; exporters write a missing value as `None`."""
+    return value if isinstance(value, str) and _literal(value) is not None else None
 
 
 def _literal(value: Any) -> Any:

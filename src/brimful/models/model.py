@@ -17,8 +17,8 @@ from brimful.models.signature import SpecOverrides
 Format = Literal["pt", "onnx", "openvino", "torchscript"]
 """What kind of file a model is."""
 
-EXPORTER = 2
-"""Raised whenever `write_onnx` writes other bytes for the same network."""
+EXPORTER = 3
+"""Raised whenever `write_onnx` writes other bytes for the same network, or refuses another one."""
 
 SUFFIXES: dict[str, Format] = {
     ".pt": "pt",
