@@ -33,6 +33,7 @@ def test_exporters_text():
         kpt_shape=(17, 3),
         channels=3,
         end_to_end=True,
+        nms_inside=False,
     )
 
 
@@ -72,15 +73,17 @@ def test_names(raw, expected):
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ({}, None),
-        ({"end2end": "False"}, False),
-        ({"end2end": False, "args": {"nms": True}}, True),
-        ({"args": "{'nms': True}"}, True),
-        ({"args": "{'nms': False}"}, None),
+        ({}, (None, None, 8)),
+        ({"end2end": "False"}, (False, False, None)),
+        ({"end2end": "True"}, (True, False, None)),
+        ({"end2end": False, "args": {"nms": True}}, (True, True, 8)),
+        ({"args": "{'nms': True}"}, (True, True, 8)),
+        ({"args": "{'nms': False}"}, (None, False, None)),
     ],
 )
 def test_end_to_end(raw, expected):
-    assert parse_metadata(raw, origin="m").end_to_end is expected
+    found = parse_metadata(raw | {"batch": "8"}, origin="m")
+    assert (found.end_to_end, found.nms_inside, found.batch) == expected
 
 
 def test_other_keys_are_not_looked_at():
@@ -115,6 +118,7 @@ def test_other_keys_are_not_looked_at():
         ("imgsz", "[0, 640]"),
         ("imgsz", "[True, 640]"),
         ("imgsz", "1000000"),
+        ("imgsz", "[65536, 65536]"),
         ("kpt_shape", "[17]"),
         ("kpt_shape", "[17, 4]"),
         ("kpt_shape", "[0, 3]"),

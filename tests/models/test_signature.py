@@ -123,3 +123,17 @@ def test_wrong_number_of_names_is_told():
     said = SpecOverrides(names=("bolt", "nut"))
     with pytest.raises(ModelError, match="number of --names"):
         spec([(None, 84, 8400)], overrides=said)
+
+
+@pytest.mark.parametrize(
+    ("said", "output", "batch"),
+    [
+        ({"nms_inside": True}, (None, 300, 6), 4),
+        ({"nms_inside": None}, (None, 300, 6), 4),  # a release that did not say it
+        ({"nms_inside": False, "end_to_end": True}, (None, 300, 6), None),
+        ({"nms_inside": None}, (None, 84, 8400), None),
+    ],
+)
+def test_the_batch_of_nms_inside(said, output, batch):
+    """NMS inside is written into the graph once for each image of the export's batch."""
+    assert spec([output], batch=4, **said).fixed_batch == batch

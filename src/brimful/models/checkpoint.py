@@ -19,7 +19,7 @@ from brimful.models.head_class import check_head_class
 from brimful.models.metadata import Metadata, parse_metadata
 from brimful.models.planted import refuse_planted
 from brimful.models.signature import Signature, SpecOverrides, spec_from
-from brimful.models.unpickler import restricted_pickle
+from brimful.models.unpickler import FOREIGN_ROOTS, foreign_repository, restricted_pickle
 from brimful.spec import ModelSpec
 
 FEATURE = "Reading a .pt checkpoint"
@@ -114,15 +114,21 @@ def read_network(path: Path, *, trust: bool) -> Any:
                 )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in FOREIGN_ROOTS:  # --trust-model was given
+            raise ModelError(f"{path}: {foreign_repository(str(error.name))}") from None
+        raise ModelError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
     except Exception as error:
         raise ModelError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
     network = loaded
     if isinstance(loaded, dict):
-        network = loaded.get("ema") or loaded.get("model")
+        network = next(
+            (loaded[key] for key in ("ema", "model") if loaded.get(key) is not None), None
+        )
     if not isinstance(network, torch.nn.Module) or not hasattr(network, "model"):
         raise ModelError(
             f"{path} holds no YOLO network: expected a dict with 'model' or 'ema', as Ultralytics "
-            f"writes it, found {type(network).__name__}"
+            f"writes it, found {_what_it_holds(loaded, torch)}"
         )
     network.__dict__.pop("criterion", None)  # the loss of a training that was interrupted
     if not trust:
@@ -134,6 +140,31 @@ def read_network(path: Path, *, trust: bool) -> Any:
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network
+
+
+def _what_it_holds(loaded: Any, torch: Any) -> str:
+    """Say what a checkpoint holds in place of a network."""
+    if not isinstance(loaded, dict):
+        return f"a value of type {type(loaded).__name__}"
+    for name in ("ema", "model"):
+        if loaded.get(name) is not None:
+            kind = type(loaded[name]).__name__
+            return f"a value of type {kind} under {name!r}{_state(loaded[name], torch)}"
+    if state := _state(loaded, torch):
+        return f"a dict{state}"
+    keys = ", ".join(f"{key!r:.40}" for key in list(loaded)[:8])
+    return f"a dict with {keys or 'nothing in it'}"
+
+
+def _state(value: Any, torch: Any) -> str:
+    """Say that a mapping is a state_dict, if it is one."""
+    parts = list(value.values()) if isinstance(value, dict) else []
+    if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
+        return ""
+    return (
+        f" of {len(parts)} tensors (a state_dict): weights without their network. Save the model "
+        "with Ultralytics' model.save()"
+    )
 
 
 def _check_container(path: Path, torch: Any) -> None:

@@ -18,6 +18,8 @@ from brimful.spec import TASKS, Size, Task
 
 MAX_CLASSES = 100_000
 MAX_NAME_LENGTH = 256
+MAX_PIXELS = 8192 * 8192
+"""Of the size a model was made for, at which it may be tried to learn its shapes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,9 @@ class Metadata:
         channels: Input channels.
         end_to_end: The output needs no NMS (an NMS-free head, or NMS inside the graph).
         classes: Classes that the head computes; known of a checkpoint only.
+        nms_inside: The graph ends with NMS; None where nothing is said of it.
+        batch: The batch of the export. A graph that ends with NMS has a copy of it for each image
+            of that batch, and finds nothing in further ones, whatever its batch axis allows.
     """
 
     task: Task | None = None
@@ -43,6 +48,8 @@ class Metadata:
     channels: int | None = None
     end_to_end: bool | None = None
     classes: int | None = None
+    nms_inside: bool | None = None
+    batch: int | None = None
 
 
 def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
@@ -60,8 +67,10 @@ def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
     if (description := _text(raw.get("description"))) is not None:
         check_description(description, origin=origin)
     args = _literal(raw.get("args"))
-    nms_inside = isinstance(args, Mapping) and args.get("nms") is True
     end_to_end = _literal(raw.get("end2end"))
+    nms_inside = None if end_to_end is None else False  # old releases wrote neither
+    if isinstance(args, Mapping):
+        nms_inside = args.get("nms") is True
     return Metadata(
         task=_task(raw.get("task"), origin),
         names=_names(_literal(raw.get("names")), origin),
@@ -69,7 +78,11 @@ def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
         imgsz=_size(_literal(raw.get("imgsz")), origin),
         kpt_shape=_kpt_shape(_literal(raw.get("kpt_shape")), origin),
         channels=_integer(raw.get("channels"), "channels", origin),
-        end_to_end=bool(end_to_end) or nms_inside if end_to_end is not None or nms_inside else None,
+        end_to_end=None
+        if end_to_end is None and not nms_inside
+        else bool(end_to_end) or bool(nms_inside),
+        nms_inside=nms_inside,
+        batch=None if nms_inside is False else _integer(raw.get("batch"), "batch", origin),
     )
 
 
@@ -146,8 +159,9 @@ def _size(value: Any, origin: str) -> Size | None:
         not isinstance(value, list | tuple)
         or len(value) not in (1, 2)
         or not all(type(side) is int and 0 < side <= 65536 for side in value)
+        or value[0] * value[-1] > MAX_PIXELS
     ):
-        raise _wrong("imgsz", "one or two sides in pixels", value, origin)
+        raise _wrong("imgsz", f"one or two sides, {MAX_PIXELS} pixels at most", value, origin)
     return int(value[0]), int(value[-1])
 
 

@@ -54,6 +54,29 @@ class SpecOverrides:
     names: tuple[str, ...] | None = None
 
 
+PIXEL_TYPES = ("tensor(float)", "tensor(float16)", "f32", "f16")
+"""Element types of an input that runtimes can feed, as onnxruntime and OpenVINO call them."""
+
+
+def check_input_type(kind: str, *, origin: str) -> None:
+    """Refuse an input that is not pixels from 0 to 1 as floating point numbers.
+
+    An input of bytes means that the file normalises by itself, and nothing in it tells how.
+
+    Args:
+        kind: Element type of the input, as a runtime calls it.
+        origin: The file, for the error message.
+
+    Raises:
+        ModelError: It is another type.
+    """
+    if kind not in PIXEL_TYPES:
+        raise ModelError(
+            f"{origin}: expected an input of float32 or float16 pixels from 0 to 1, found {kind}. "
+            "Export it without pixel normalisation in the graph, as Ultralytics does"
+        )
+
+
 def spec_from(
     signature: Signature, metadata: Metadata, overrides: SpecOverrides, *, origin: str
 ) -> ModelSpec:
@@ -94,6 +117,8 @@ def spec_from(
         raise ModelError(f"{origin}: a pose model needs the metadata key 'kpt_shape', and has none")
     extra = _extra(task, kpt_shape, mask_channels)
     head = _head(task, len(names), extra, signature.outputs, metadata, origin)
+    if head == "nms_free" and metadata.nms_inside is not False:
+        batch = batch or metadata.batch
     imgsz = fixed_size or metadata.imgsz or ((224, 224) if task == "classify" else (640, 640))
     return ModelSpec(
         task=task,

@@ -34,6 +34,9 @@ from brimful.models.rebuild import restore_number_type, stand_in
 _MODULE_ROOTS = ("torch.nn.modules", "ultralytics.nn.modules", "ultralytics.nn.tasks")
 """Where network modules may come from."""
 
+FOREIGN_ROOTS = ("models", "utils", "yolov5", "yolov6", "yolov7", "yolox", "nanodet")
+"""Packages of repositories whose checkpoints cannot be read without their code."""
+
 
 class Name:
     """What the file calls a class or a function. It can do nothing."""
@@ -72,6 +75,8 @@ class RestrictedUnpickler(pickle._Unpickler):
         if call is None and cls is None:
             if (value := _torch_value(module, name)) is not None:
                 return value
+            if module.split(".")[0] in FOREIGN_ROOTS:
+                raise foreign_repository(f"{module}.{name}")
             raise _refused(f"{module}.{name}")
         named = Name(module, name)
         self._names.append(named)
@@ -241,6 +246,15 @@ def _exactly(target: object, *types: type) -> None:
 
 def _label(value: object) -> str:
     return value.label if type(value) is Name else type(value).__qualname__
+
+
+def foreign_repository(what: str) -> ModelError:
+    """Return the error for a checkpoint whose code lives in another project."""
+    return ModelError(
+        f"the checkpoint is made of {what}, which is code of another repository (such as YOLOv5): "
+        "expected a checkpoint that Ultralytics' package wrote. Export it to ONNX with the "
+        "export.py of its repository and give that file"
+    )
 
 
 def _refused(what: str) -> ModelError:

@@ -20,7 +20,7 @@ from brimful.extras import require
 from brimful.memory.trim import trim
 from brimful.models.metadata import parse_metadata
 from brimful.models.model import Model
-from brimful.models.signature import Shape, Signature, spec_from
+from brimful.models.signature import Shape, Signature, check_input_type, spec_from
 from brimful.runtimes.runtime import (
     Done,
     HostSlot,
@@ -141,11 +141,14 @@ class OpenVinoRuntime:
             raw = _folder_metadata(model.path)
         else:
             raw = _onnx_metadata(self._network)
+        origin = str(model.path)
+        for port in self._network.inputs:
+            check_input_type(port.element_type.get_type_name(), origin=origin)
         signature = Signature(
             inputs=tuple(_shape(port.partial_shape) for port in self._network.inputs),
             outputs=tuple(_shape(port.partial_shape) for port in self._network.outputs),
         )
-        metadata = parse_metadata(raw, origin=str(model.path))
+        metadata = parse_metadata(raw, origin=origin)
         if not signature.tells_layout and len(signature.inputs) == 1:
             # Shape inference gives up behind a top-k while height and width are open.
             probe = self._network.clone()
@@ -153,7 +156,7 @@ class OpenVinoRuntime:
             probe.reshape([batch, channels, *signature.probe_size(metadata)])
             shapes = (_shape(port.partial_shape) for port in probe.outputs)
             signature = Signature(signature.inputs, tuple((None, *shape[1:]) for shape in shapes))
-        return spec_from(signature, metadata, model.options.overrides, origin=str(model.path))
+        return spec_from(signature, metadata, model.options.overrides, origin=origin)
 
     def _compile(self, canvas: Size, capacity: int) -> Any:
         key = (canvas, capacity)
