@@ -19,6 +19,7 @@ from brimful.models.head_class import check_head_class
 from brimful.models.metadata import Metadata, parse_metadata
 from brimful.models.planted import refuse_planted
 from brimful.models.signature import Signature, SpecOverrides, spec_from
+from brimful.models.transforms import check_transforms, crop_of
 from brimful.models.unpickler import FOREIGN_ROOTS, foreign_repository, restricted_pickle
 from brimful.spec import ModelSpec
 
@@ -136,6 +137,7 @@ def read_network(path: Path, *, trust: bool) -> Any:
             refuse_planted(network)
         except ModelError as error:
             raise ModelError(f"{path}: {error}") from None
+    network.__dict__["args"] = _arguments(network, loaded)
     network = network.float().eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
@@ -193,22 +195,40 @@ def _check_head(head: Any, path: Path) -> None:
 
 def _metadata(network: Any, path: Path) -> Metadata:
     head = network.model[-1]
-    args = getattr(network, "args", None)
-    if not isinstance(args, dict):
-        args = vars(args) if args is not None else {}
+    args = network.args
+    transforms = getattr(network, "transforms", None)
     stride = getattr(network, "stride", None)
     yaml = getattr(network, "yaml", None) or {}
-    return parse_metadata(
+    metadata = parse_metadata(
         {
             "task": getattr(network, "task", None) or args.get("task") or _task_of(head),
             "names": getattr(network, "names", None),
             "stride": int(max(stride)) if stride is not None and len(stride) else None,
-            "imgsz": args.get("imgsz"),
+            "imgsz": (None if args["trained"] else crop_of(transforms)) or args.get("imgsz"),
             "kpt_shape": tuple(head.kpt_shape) if hasattr(head, "kpt_shape") else None,
             "channels": yaml.get("channels", 3),
         },
         origin=str(path),
     )
+    if metadata.task == "classify" and metadata.imgsz is not None:
+        try:
+            check_transforms(transforms, metadata.imgsz)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+    return metadata
+
+
+def _arguments(network: Any, loaded: Any) -> dict[str, Any]:
+    """Return what a network says of its making, below what its training says of it.
+
+    `trained` is added: whether the training said a size.
+    """
+    args = getattr(network, "args", None)
+    own = args if isinstance(args, dict) else getattr(args, "__dict__", {})
+    training = loaded.get("train_args") if isinstance(loaded, dict) else None
+    training = training if isinstance(training, dict) else {}
+    said = {key: training[key] for key in ("task", "imgsz") if training.get(key) is not None}
+    return {**own, **said, "trained": "imgsz" in said}
 
 
 def _class_count(head: Any) -> int | None:

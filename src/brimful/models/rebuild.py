@@ -8,6 +8,7 @@ checkpoint needs it for.
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -18,6 +19,16 @@ from brimful.errors import ModelError
 
 _NUMBER = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
 """dtypes of NumPy that hold plain numbers; any other may refer to memory that is not its own."""
+
+
+class Transform:
+    """A step of a classifier's preprocessing: its name and attributes. It can do nothing."""
+
+    __slots__ = ("__dict__", "label")
+
+    def __init__(self, label: str) -> None:
+        """Remember the name."""
+        self.label = label
 
 
 class _NumberType:
@@ -161,6 +172,12 @@ def _namespace(*arguments: object) -> SimpleNamespace:
     return SimpleNamespace()
 
 
+def _interpolation(name: Any) -> str:
+    """A way to resize is a word to us."""
+    _expect("InterpolationMode", (name, str))
+    return str(name)
+
+
 CALLS: Mapping[tuple[str, str], Callable[..., Any]] = MappingProxyType(
     {
         ("torch._utils", "_rebuild_tensor"): _tensor,
@@ -182,6 +199,7 @@ CALLS: Mapping[tuple[str, str], Callable[..., Any]] = MappingProxyType(
         ("pathlib._local", "PosixPath"): _path,
         ("pathlib._local", "WindowsPath"): _path,
         ("datetime", "datetime"): _datetime,
+        ("torchvision.transforms.functional", "InterpolationMode"): _interpolation,
         ("numpy", "dtype"): _number_type,
         ("numpy._core.multiarray", "scalar"): _number,
         ("numpy.core.multiarray", "scalar"): _number,
@@ -198,6 +216,10 @@ _NAMESPACES = {
     ("ultralytics.utils", "IterableSimpleNamespace"),
     ("ultralytics.yolo.utils", "IterableSimpleNamespace"),
 }
+_TRANSFORMS = {
+    ("torchvision.transforms.transforms", name)
+    for name in ("Compose", "Resize", "CenterCrop", "ToTensor", "Normalize")
+} | {("ultralytics.data.augment", name) for name in ("CenterCrop", "ToTensor")}
 _LOSSES = ("ultralytics.utils.loss", "ultralytics.utils.tal", "ultralytics.yolo.utils.loss")
 
 
@@ -205,6 +227,8 @@ def stand_in(module: str, name: str) -> Callable[..., Any] | None:
     """Return what is called instead of `module.name`, or None when a file may not call it."""
     if (module, name) in _NAMESPACES or module in _LOSSES:
         return _namespace
+    if (module, name) in _TRANSFORMS:
+        return functools.partial(Transform, f"{module}.{name}")
     return CALLS.get((module, name))
 
 

@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import IO, Any, ClassVar
 
 from brimful.errors import ModelError
-from brimful.models.rebuild import restore_number_type, stand_in
+from brimful.models.rebuild import Transform, restore_number_type, stand_in
 
 _MODULE_ROOTS = ("torch.nn.modules", "ultralytics.nn.modules", "ultralytics.nn.tasks")
 """Where network modules may come from."""
@@ -128,7 +128,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             raise _refused(f"an attribute {special[0]} on a {_label(target)}")
         if isinstance(target, torch.nn.Module):
             type(target).__setstate__(target, state)  # type: ignore[no-untyped-call]
-        elif type(target) in (SimpleNamespace, OrderedDict):
+        elif type(target) in (SimpleNamespace, OrderedDict, Transform):
             target.__dict__.update(state)
         else:
             raise _refused(f"attributes on a {_label(target)}")
