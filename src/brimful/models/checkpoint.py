@@ -7,6 +7,8 @@ and which branch `fuse` removes.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import warnings
 from dataclasses import dataclass, replace
@@ -17,10 +19,11 @@ from brimful.errors import BrimfulError, ModelError
 from brimful.extras import require
 from brimful.models.head_class import check_head_class
 from brimful.models.metadata import Metadata, parse_metadata
+from brimful.models.module_graph import check_module_graph
 from brimful.models.planted import refuse_planted
 from brimful.models.signature import Signature, SpecOverrides, spec_from
 from brimful.models.transforms import check_transforms, crop_of
-from brimful.models.unpickler import FOREIGN_ROOTS, foreign_repository, restricted_pickle
+from brimful.models.unpickler import FOREIGN_ROOTS, RestrictedPickle, foreign_repository
 from brimful.spec import ModelSpec
 
 FEATURE = "Reading a .pt checkpoint"
@@ -44,7 +47,13 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: Path, *, nms: bool | None, overrides: SpecOverrides, trust: bool, max_det: int = 300
+    path: Path,
+    *,
+    nms: bool | None,
+    overrides: SpecOverrides,
+    trust: bool,
+    max_det: int = 300,
+    digest: str | None = None,
 ) -> Checkpoint:
     """Read a checkpoint, pick its head and fuse it for inference.
 
@@ -55,13 +64,14 @@ def load_checkpoint(
         overrides: The user's word on task and names.
         trust: Read it with the ordinary unpickler, which may run code from the file.
         max_det: Rows that an NMS-free head returns (Ultralytics takes at least 300).
+        digest: SHA-256 that the file must have when it is read, in hex; None for any.
 
     Raises:
         MissingExtraError: torch or ultralytics is not installed.
         ModelError: Not a YOLO checkpoint, not trusted, or without the head asked for.
     """
     try:
-        network = read_network(path, trust=trust)
+        network = read_network(path, trust=trust, digest=digest)
         return _prepared(network, path, nms=nms, overrides=overrides, max_det=max_det)
     except BrimfulError:
         raise
@@ -91,7 +101,7 @@ def _prepared(
     return Checkpoint(network, spec_from(signature, metadata, overrides, origin=str(path)))
 
 
-def read_network(path: Path, *, trust: bool) -> Any:
+def read_network(path: Path, *, trust: bool, digest: str | None = None) -> Any:
     """Unpickle the network of a checkpoint, in float32 and eval mode, not yet fused.
 
     The EMA weights are taken where the checkpoint has them, as Ultralytics does.
@@ -100,18 +110,19 @@ def read_network(path: Path, *, trust: bool) -> Any:
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     torch = require("torch", feature=FEATURE, extra="ultralytics")
     require("ultralytics", feature=FEATURE, extra="ultralytics")
-    _check_container(path, torch)
+    content = _content(path, digest)
+    records = _records(path, content, torch)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if trust:
-                loaded = torch.load(path, map_location="cpu", weights_only=False)
+                loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
             else:
                 loaded = torch.load(
-                    path,
+                    io.BytesIO(content),
                     map_location="cpu",
                     weights_only=False,
-                    pickle_module=restricted_pickle,
+                    pickle_module=RestrictedPickle(records),
                 )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
@@ -132,11 +143,12 @@ def read_network(path: Path, *, trust: bool) -> Any:
             f"writes it, found {_what_it_holds(loaded, torch)}"
         )
     network.__dict__.pop("criterion", None)  # the loss of a training that was interrupted
-    if not trust:
-        try:
+    try:
+        check_module_graph(network)
+        if not trust:
             refuse_planted(network)
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
     network.__dict__["args"] = _arguments(network, loaded)
     network = network.float().eval()
     for parameter in network.parameters():
@@ -169,21 +181,37 @@ def _state(value: Any, torch: Any) -> str:
     )
 
 
-def _check_container(path: Path, torch: Any) -> None:
-    """Refuse what torch.load would read by another way than the zip file that torch.save writes."""
-    expected = f"{path} is not a PyTorch checkpoint: expected the zip file that torch.save writes"
+def _content(path: Path, digest: str | None) -> bytes:
+    """Read a file once: what is checked is what is loaded, whatever becomes of the file."""
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if magic != _ZIP_MAGIC:
-            raise ModelError(f"{expected}, found a file that starts with {magic!r}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise ModelError(f"{path} has changed while it was being converted; start again")
+    return content
+
+
+def _records(path: Path, content: bytes, torch: Any) -> dict[str, int]:
+    """Return the bytes of each record of a checkpoint, by name.
+
+    What torch.load would read by another way than the zip file that torch.save writes is refused.
+    """
+    expected = f"{path} is not a PyTorch checkpoint: expected the zip file that torch.save writes"
+    magic = content[:4]
+    if magic != _ZIP_MAGIC:
+        raise ModelError(f"{expected}, found a file that starts with {magic!r}")
+    try:
         # torch's own reader: another one may see other records in the same bytes
-        reader = torch._C.PyTorchFileReader(str(path))
+        reader = torch._C.PyTorchFileReader(io.BytesIO(content))
         names = reader.get_all_records()
-    except (OSError, RuntimeError) as error:
+        size = getattr(reader, "get_record_size", lambda name: len(reader.get_record(name)))
+        records = {name: int(size(name)) for name in names}
+    except RuntimeError as error:
         raise ModelError(f"{expected}: {error}") from error
     if "constants.pkl" in names:
         raise ModelError(f"{path} is a TorchScript archive: name it .torchscript")
+    return records
 
 
 def _check_head(head: Any, path: Path) -> None:

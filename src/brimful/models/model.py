@@ -88,6 +88,7 @@ class Model:
                     overrides=options.overrides,
                     trust=options.trust,
                     max_det=options.max_det,
+                    digest=self.digest,
                 )
 
         facts = {

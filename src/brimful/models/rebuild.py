@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import datetime
 import functools
+import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -77,9 +78,22 @@ def _tensor(
     )
     for side in (*size, *stride):
         _expect("_rebuild_tensor", (side, int))
+    _check_bounds(storage, offset, size, stride)
     if metadata:
         raise ModelError(f"a tensor has metadata: {metadata!r:.80}")
     return torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call]
+
+
+def _check_bounds(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int]) -> None:
+    """Refuse a tensor that is larger than its storage: torch would grow that, by foreign memory."""
+    held = storage._untyped_storage.nbytes() // storage.dtype.itemsize
+    last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=False))
+    fits = last < held and math.prod(size) <= held
+    if min(offset, *size, *stride, 0) < 0 or len(size) != len(stride) or not (fits or 0 in size):
+        raise ModelError(
+            f"the checkpoint is damaged: a tensor of {tuple(size)!r:.60} numbers, "
+            f"{tuple(stride)!r:.60} apart, from {offset} on, is not within its storage of {held}"
+        )
 
 
 def _parameter(data: Any, requires_grad: object = False, hooks: object = None, *_: object) -> Any:

@@ -84,6 +84,6 @@ def _numbers(value: Any) -> list[float]:
 def _other(what: str) -> ModelError:
     return ModelError(
         f"the checkpoint preprocesses images with {what}: expected a bilinear resize of the "
-        "shorter side, a centre crop of the same size, and pixels from 0 to 1, which is all that brimful "
-        "does for a classifier. Run it with Ultralytics, or train it with the usual preprocessing"
+        "shorter side, a centre crop of the same size, and pixels from 0 to 1, which is what "
+        "brimful does for a classifier. Run it with Ultralytics"
     )
