@@ -65,7 +65,7 @@ def load_library(name: str) -> ctypes.CDLL:
         "libc": platform.libc_ver(),
         "platform": sysconfig.get_platform(),
     }
-    path = artifact(f"native-{name}", facts, build) / "library.so"
+    path = artifact(f"native-{name}", facts, build, runs=True) / "library.so"
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
