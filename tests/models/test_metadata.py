@@ -141,6 +141,17 @@ def test_text_is_never_evaluated(key):
     assert "this" not in sys.modules
 
 
+@pytest.mark.parametrize("key", ["names", "stride", "imgsz", "kpt_shape", "task"])
+def test_a_value_of_billions_of_items(key):
+    """As a YAML makes it of a few lines; writing it out would never end."""
+    value = ["x"]
+    for _ in range(60):
+        value = [value] * 9
+    with pytest.raises(ModelError, match=repr(key)) as refusal:
+        parse_metadata({key: value}, origin="m")
+    assert len(str(refusal.value)) < 300
+
+
 def test_a_name_may_look_like_code():
     raw = {"names": "{0: \"__import__('os')\"}"}
     assert parse_metadata(raw, origin="m").names == ("__import__('os')",)

@@ -13,7 +13,7 @@ _LOOKED_AT = 1024
 
 
 def check_content(path: Path) -> None:
-    """Refuse a file that is empty, a Git LFS pointer, or a page of a web site.
+    """Refuse a file that is empty, a Git LFS pointer, a web page, or XML that is no network.
 
     Raises:
         ModelError: It is one of these, or cannot be read.
@@ -35,4 +35,8 @@ def check_content(path: Path) -> None:
         raise ModelError(
             f"{path} is a page of a web site (HTML) and not a model; the download went wrong. "
             "Download the file itself"
+        )
+    if path.suffix.lower() == ".xml" and not (text.startswith(b"<") and b"<net" in text):
+        raise ModelError(
+            f"{path} is no OpenVINO network: expected XML with a <net>. Give the .xml of an export"
         )

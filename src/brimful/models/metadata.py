@@ -8,6 +8,7 @@ the wrong kind is refused with the key's name.
 from __future__ import annotations
 
 import ast
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ MAX_CLASSES = 100_000
 MAX_NAME_LENGTH = 256
 MAX_PIXELS = 8192 * 8192
 """Of the size a model was made for, at which it may be tried to learn its shapes."""
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,7 @@ def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
         if end_to_end is None and not nms_inside
         else bool(end_to_end) or bool(nms_inside),
         nms_inside=nms_inside,
-        batch=None if nms_inside is False else _integer(raw.get("batch"), "batch", origin),
+        batch=_batch(raw.get("batch"), nms_inside, origin),
     )
 
 
@@ -106,7 +110,7 @@ def _literal(value: Any) -> Any:
 
 
 def _wrong(key: str, expected: str, value: object, origin: str) -> ModelError:
-    shown = repr(value)
+    shown = _brief.repr(value)  # a YAML of a few lines may name billions of items
     shown = shown if len(shown) < 80 else shown[:77] + "..."
     return ModelError(f"{origin}: its metadata key {key!r} should be {expected}, but is {shown}")
 
@@ -131,6 +135,18 @@ def _integer(value: Any, key: str, origin: str) -> int | None:
     return value
 
 
+def _batch(value: Any, nms_inside: bool | None, origin: str) -> int | None:
+    """Return the batch of an export that may have NMS inside; for any other it does not matter."""
+    if nms_inside is False:
+        return None
+    try:
+        return _integer(value, "batch", origin)
+    except ModelError:
+        if nms_inside:
+            raise
+        return None
+
+
 def _names(value: Any, origin: str) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -143,6 +159,8 @@ def _names(value: Any, origin: str) -> tuple[str, ...] | None:
             raise _wrong("names", "numbered 0, 1, 2, ... without gaps", value, origin)
         value = [by_id[i] for i in range(len(by_id))]
     if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CLASSES:
+        raise _wrong("names", "a list or a mapping of class names", value, origin)
+    if not all(isinstance(name, str | int | float) for name in value):
         raise _wrong("names", "a list or a mapping of class names", value, origin)
     names = tuple(str(name) for name in value)
     if any(len(name) > MAX_NAME_LENGTH for name in names):

@@ -138,7 +138,11 @@ def read_spec(session: Any, model: Model) -> ModelSpec:
         outputs=tuple(_shape(tensor.shape) for tensor in session.get_outputs()),
     )
     if not signature.tells_layout and len(signature.inputs) == 1:
-        signature = _probed(session, signature, signature.probe_size(metadata))
+        size = signature.probe_size(metadata)
+        try:
+            signature = _probed(session, signature, size)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ModelError(f"{origin} cannot run an input of {size}: {error}") from error
     return spec_from(signature, metadata, model.options.overrides, origin=origin)
 
 
