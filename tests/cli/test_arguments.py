@@ -141,6 +141,65 @@ def test_names(tmp_path):
     assert parse_names("x" * 5000) == ("x" * 5000,)
 
 
+LISTS = {
+    "list.yaml": "path: ../coco\ntrain: images\nnames: [bolt, hex nut]\n",
+    "lines.yaml": "# a comment\nnc: 2\nnames:\n- bolt\n- hex nut\n",
+    "ids.yml": "names:\n  0: bolt\n  1: hex nut  # comment\n\ndownload: |\n  import os\n",
+    "quoted.YAML": "names: {1: 'hex nut', 0: \"bolt\"}\n",
+    "bom.yaml": "\ufeffnames: [bolt, hex nut]\n",
+    "yaml.txt": "nc: 2\nnames: [bolt, hex nut]\n",
+    "ids.json": '{"names": {"0": "bolt", "1": "hex nut"}}',
+    "list.json": '{"names": ["bolt", "hex nut"]}',
+    "lines.names": "bolt\nhex nut\n",
+    "bom.txt": "\ufeffbolt\r\nhex nut\r\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_files_of_names(name, tmp_path):
+    (tmp_path / name).write_text(LISTS[name], encoding="utf-8")
+    assert parse_names(str(tmp_path / name)) == ("bolt", "hex nut")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.yaml",
+            "train: images\nval: images\n",
+            "expected the key 'names' .* found 'train', 'val'",
+        ),
+        ("a.yaml", "- bolt\n- nut\n", "expected the key 'names' .* found list"),
+        ("a.yaml", "", "expected the key 'names'"),
+        ("a.yaml", "names:\n", "expected the key 'names'"),
+        ("a.yaml", "names: []\n", "'names' should be a list or a mapping"),
+        ("a.yaml", "names: {0: bolt, 2: nut}\n", "numbered 0, 1, 2"),
+        ("a.yaml", "names: 5\n", "'names' should be a list or a mapping"),
+        ("a.yaml", "names: [bolt\n", "cannot be read as YAML"),
+        ("a.yaml", "names: !!python/object/apply:os.getcwd []\n", "cannot be read as YAML"),
+        ("a.json", "{", "cannot be read as JSON"),
+        ("a.json", "[]", "expected the key 'names'"),
+    ],
+)
+def test_files_without_names(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=rf"{name} .*{message}|{name}: .*{message}"):
+        parse_names(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "names.TXT", "coco.names"])
+def test_a_file_of_names_that_is_not_there(name, tmp_path):
+    with pytest.raises(UsageError, match="there is no such file"):
+        parse_names(str(tmp_path / name))
+
+
+def test_yaml_without_its_library(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text("names: [bolt]")
+    monkeypatch.setattr("brimful.extras.installed", lambda name: name != "yaml")
+    with pytest.raises(UsageError, match=r"pip install 'brimful\[openvino\]'"):
+        parse_names(str(tmp_path / "a.yaml"))
+
+
 def test_classes():
     assert parse_classes(None) is None
     assert parse_classes("0,2") == parse_classes("[0, 2]") == (0, 2)

@@ -104,6 +104,9 @@ def written_plainly(d: Detections) -> bytes:
     record = {name: getattr(d, name) for name in ("image", "index", "frame", "pts_ms")}
     record |= {"width": d.width, "height": d.height, "canvas": d.canvas}
     if d.task == "classify":
+        best = max(range(len(d.probs)), key=lambda i: (d.probs[i], -i))
+        record["top1"] = {"class_id": best, "class_name": d.names[best]}
+        record["top1"]["confidence"] = d.probs[best]
         record["probs"] = d.probs
     else:
         record["detections"] = rows = []

@@ -1,15 +1,18 @@
 """The artifact cache: the right key, built once, whole or not at all."""
 
+import os
+import stat
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
-from brimful.errors import ModelError, UsageError
+from brimful.errors import ExportError, ModelError, UsageError
 from brimful.models import artifact as module
 from brimful.models.artifact import artifact, cache_root, digest_of
-from brimful.models.model import ModelOptions, open_model
+from brimful.models.model import Model, ModelOptions, open_model
 from brimful.models.signature import SpecOverrides
 from model_files import saved
 
@@ -57,6 +60,194 @@ def test_unwritable(tmp_path):
         artifact("onnx", {}, lambda folder: None, root=tmp_path / "file" / "cache")
     with pytest.raises(UsageError, match="BRIMFUL_CACHE"):
         artifact("onnx", {}, lambda folder: None, root=tmp_path / "file")
+
+
+@pytest.mark.parametrize("damage", ["lost", "short", "a folder", "no list", "no facts"])
+def test_an_artifact_that_lost_a_file_is_made_again(damage, tmp_path):
+    built = []
+
+    def build(folder):
+        built.append(folder)
+        (folder / "part").mkdir()
+        (folder / "part" / "model.onnx").write_text("bytes")
+
+    folder = artifact("onnx", {}, build, root=tmp_path)
+    model = folder / "part" / "model.onnx"
+    if damage == "short":
+        model.write_text("byt")
+    elif damage in ("no list", "no facts"):
+        (folder / (module.FILES if damage == "no list" else module.FACTS)).unlink()
+    else:
+        model.unlink()
+        if damage == "a folder":
+            model.mkdir()
+    assert artifact("onnx", {}, build, root=tmp_path) == folder
+    assert model.read_text() == "bytes"
+    assert len(built) == 2
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_everything_is_on_the_disk_before_it_has_its_place(tmp_path, monkeypatch):
+    """After a power cut there is no artifact, or a whole one."""
+    events = []
+    sync, rename = os.fsync, Path.rename
+
+    def noted(descriptor):
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        sync(descriptor)
+
+    def renamed(self, target):
+        events.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", renamed)
+    artifact("onnx", {}, lambda folder: (folder / "m").write_text("x"), root=tmp_path / "cache")
+    before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
+    assert set(before) == {"m", module.FACTS, module.FILES, "artifact"}
+    assert after == ["cache"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0o000, 0o755)])
+def test_modes_follow_the_umask(umask, mode, tmp_path):
+    """Others can read a shared cache, and nobody but its user can write it."""
+    before = os.umask(umask)
+    try:
+        folder = artifact(
+            "onnx", {}, lambda f: (f / "m").write_text("x"), root=tmp_path / "a" / "cache"
+        )
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == mode
+    for name in ("m", module.FACTS, module.FILES):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == mode & 0o644
+
+
+def whole(folder):
+    (folder / "library.so").write_text("code")
+
+
+def not_built(folder):
+    raise AssertionError("it was there")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_cache_that_others_can_write_is_refused(mode, there, tmp_path):
+    if there:
+        artifact("native", {}, whole, root=tmp_path)
+    tmp_path.chmod(mode)
+    with pytest.raises(UsageError, match=rf"written by others \(mode {mode:04o}\).*chmod go-w"):
+        artifact("native", {}, not_built, root=tmp_path)
+    tmp_path.chmod(mode | stat.S_ISVTX)  # there others cannot touch what is not theirs
+    artifact("native", {}, not_built if there else whole, root=tmp_path)
+
+
+def test_a_group_of_others(tmp_path, monkeypatch):
+    root = tmp_path / "cache"
+    folder = artifact("native", {}, whole, root=root)
+    monkeypatch.setattr("brimful.models.ownership._is_private", lambda group: False)
+    root.chmod(0o775)
+    with pytest.raises(UsageError, match="written by others"):
+        artifact("native", {}, not_built, root=root)
+    root.chmod(0o755)
+    for path in (folder, folder / "library.so"):
+        mode = path.stat().st_mode
+        path.chmod(mode | stat.S_IWGRP)
+        with pytest.raises(UsageError, match=r"may be written by others .* Remove"):
+            artifact("native", {}, not_built, root=root)
+        path.chmod(mode)
+    artifact("native", {}, not_built, root=root)
+    monkeypatch.setattr("brimful.models.ownership._is_private", lambda group: True)
+    root.chmod(0o775)
+    artifact("native", {}, not_built, root=root)
+
+
+def test_a_link_in_an_artifact_is_refused(tmp_path):
+    folder = artifact("native", {}, whole, root=tmp_path / "cache")
+    (folder / "library.so").rename(tmp_path / "planted.so")
+    (folder / "library.so").symlink_to(tmp_path / "planted.so")
+    with pytest.raises(UsageError, match=r"library\.so in the artifact cache"):
+        artifact("native", {}, not_built, root=tmp_path / "cache")
+
+
+def given_away(monkeypatch, *paths):
+    """Make files those of another user."""
+    if os.geteuid() == 0:
+        for path in paths:
+            os.chown(path, 12345, -1)
+    else:  # or make this process that of another user
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+
+def test_the_code_of_another_user_is_refused(tmp_path, monkeypatch):
+    root = tmp_path / "cache"
+    folder = artifact("native", {}, whole, root=root, runs=True)
+    given_away(monkeypatch, root, folder, *folder.iterdir())
+    with pytest.raises(UsageError, match=r"belongs to user .* a folder of your own"):
+        artifact("native", {}, not_built, root=root, runs=True)
+    # a shared cache: its owner's models are read
+    assert artifact("native", {}, not_built, root=root) == folder
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give files away")
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_artifact_of_neither_user(runs, tmp_path):
+    folder = artifact("native", {}, whole, root=tmp_path)
+    os.chown(folder / "library.so", 12345, -1)
+    with pytest.raises(UsageError, match=r"library\.so belongs to user 12345"):
+        artifact("native", {}, not_built, root=tmp_path, runs=runs)
+
+
+def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch):
+    """The encoder of JSON lines goes without C where others can write the cache."""
+    from brimful.native.compile import CompilerError, load_library
+
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
+    try:
+        load_library("json_lines")
+    except CompilerError as error:
+        pytest.skip(str(error))
+    (library,) = tmp_path.glob("native-json_lines-*/library.so")
+    library.chmod(0o666)
+    with pytest.raises(UsageError, match="may be written by others"):
+        load_library("json_lines")
+
+
+def test_a_model_is_hashed_once(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"one")
+    opened = []
+    opens = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, *a, **k: opened.append(self) or opens(self, *a, **k)
+    )
+    digests = {digest_of(path), digest_of(path), Model(path, "pt", ModelOptions()).digest}
+    assert len(digests) == 1
+    assert opened == [path]
+    path.write_bytes(b"two")
+    assert digest_of(path) not in digests
+
+
+def test_what_was_hashed_is_converted(tmp_path, monkeypatch):
+    """A file that is replaced in between must not become another one's artifact."""
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "model.pt"
+    path.write_bytes(saved("yolov8n.yaml").read_bytes())
+    model = open_model(path)
+    assert len(model.digest) == 64
+    path.write_bytes(saved("yolo26n.yaml").read_bytes())
+    with pytest.raises(ModelError, match=r"model\.pt has changed while it was being converted"):
+        model.as_onnx()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_conversion_that_never_ends(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("brimful.models.convert.LIMIT_S", 0.05)
+    with pytest.raises(ExportError, match=r"was given up after 0 s"):
+        open_model(saved("yolov8n.yaml")).as_onnx()
 
 
 def test_digest(tmp_path):

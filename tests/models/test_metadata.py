@@ -33,6 +33,7 @@ def test_exporters_text():
         kpt_shape=(17, 3),
         channels=3,
         end_to_end=True,
+        nms_inside=False,
     )
 
 
@@ -72,15 +73,17 @@ def test_names(raw, expected):
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ({}, None),
-        ({"end2end": "False"}, False),
-        ({"end2end": False, "args": {"nms": True}}, True),
-        ({"args": "{'nms': True}"}, True),
-        ({"args": "{'nms': False}"}, None),
+        ({}, (None, None, 8)),
+        ({"end2end": "False"}, (False, False, None)),
+        ({"end2end": "True"}, (True, False, None)),
+        ({"end2end": False, "args": {"nms": True}}, (True, True, 8)),
+        ({"args": "{'nms': True}"}, (True, True, 8)),
+        ({"args": "{'nms': False}"}, (None, False, None)),
     ],
 )
 def test_end_to_end(raw, expected):
-    assert parse_metadata(raw, origin="m").end_to_end is expected
+    found = parse_metadata(raw | {"batch": "8"}, origin="m")
+    assert (found.end_to_end, found.nms_inside, found.batch) == expected
 
 
 def test_other_keys_are_not_looked_at():
@@ -115,6 +118,7 @@ def test_other_keys_are_not_looked_at():
         ("imgsz", "[0, 640]"),
         ("imgsz", "[True, 640]"),
         ("imgsz", "1000000"),
+        ("imgsz", "[65536, 65536]"),
         ("kpt_shape", "[17]"),
         ("kpt_shape", "[17, 4]"),
         ("kpt_shape", "[0, 3]"),
@@ -135,6 +139,17 @@ def test_text_is_never_evaluated(key):
         parse_metadata({key: "__import__('this')"}, origin="m")
     parse_metadata({"args": "__import__('this')"}, origin="m")
     assert "this" not in sys.modules
+
+
+@pytest.mark.parametrize("key", ["names", "stride", "imgsz", "kpt_shape", "task"])
+def test_a_value_of_billions_of_items(key):
+    """As a YAML makes it of a few lines; writing it out would never end."""
+    value = ["x"]
+    for _ in range(60):
+        value = [value] * 9
+    with pytest.raises(ModelError, match=repr(key)) as refusal:
+        parse_metadata({key: value}, origin="m")
+    assert len(str(refusal.value)) < 300
 
 
 def test_a_name_may_look_like_code():

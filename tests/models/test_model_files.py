@@ -100,6 +100,24 @@ def test_exports_of_other_tasks(name, options, nms):
         judge(ours, reference, least=3)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "batch", "runtimes"),
+    [("onnx", 1, ONNX), ("onnx", 2, ONNX), ("openvino", 1, ("openvino",))],
+)
+def test_nms_inside_serves_every_image_of_a_batch(kind, batch, runtimes):
+    """Its batch axis takes any number, and only as many images as at the export get NMS."""
+    checkpoint = shared("models", "yolov8n-coco.pt")
+    options = {"format": kind, "dynamic": True, "nms": True, "batch": batch}
+    path = ultralytics_export(checkpoint, f"dynamic-nms-{batch}", imgsz=SIDE, **options)
+    bus = photos()[0]
+    for runtime in runtimes:
+        ours, spec = detect(path, [bus] * 5, runtime=runtime, batch=5)
+        assert len(ours[0]) >= 3
+        assert [len(d) for d in ours] == [len(ours[0])] * 5
+        assert spec.fixed_batch == batch
+
+
 @pytest.mark.parametrize("runtime", ONNX)
 def test_a_half_precision_input(runtime, tmp_path):
     """A pixel's level rounds to 11 bits: far less than the 8 bits it has."""

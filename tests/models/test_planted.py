@@ -202,7 +202,7 @@ def test_a_checkpoint_of_something_else(content, tmp_path):
 
 def test_a_network_that_makes_no_sense(tmp_path):
     model = network()
-    model.model = torch.nn.Sequential(torch.nn.Identity())
+    model.model = torch.nn.Sequential(model.model[-1])
     torch.save({"model": model}, tmp_path / "model.pt")
     with pytest.raises(ModelError, match="cannot be prepared"):
         load_checkpoint(tmp_path / "model.pt", nms=None, overrides=SpecOverrides(), trust=False)

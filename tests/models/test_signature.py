@@ -58,11 +58,15 @@ def test_layouts(outputs, task, classes, head):
         ((None, 300, 6), 296, False, "raw"),
         # the shape goes before what the file says of itself
         ((None, 84, 8400), 80, True, "raw"),
-        ((None, 300, 6), 80, False, "nms_free"),
     ],
 )
 def test_what_looks_alike(shape, classes, end_to_end, head):
     assert spec([shape], classes=classes, end_to_end=end_to_end).head == head
+
+
+def test_nms_free_rows_of_a_head_that_is_none():
+    with pytest.raises(ModelError, match=r"\(\?, 300, 6\) could only be .*end2end is False"):
+        spec([(None, 300, 6)], classes=80, end_to_end=False)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +123,17 @@ def test_wrong_number_of_names_is_told():
     said = SpecOverrides(names=("bolt", "nut"))
     with pytest.raises(ModelError, match="number of --names"):
         spec([(None, 84, 8400)], overrides=said)
+
+
+@pytest.mark.parametrize(
+    ("said", "output", "batch"),
+    [
+        ({"nms_inside": True}, (None, 300, 6), 4),
+        ({"nms_inside": None}, (None, 300, 6), 4),  # a release that did not say it
+        ({"nms_inside": False, "end_to_end": True}, (None, 300, 6), None),
+        ({"nms_inside": None}, (None, 84, 8400), None),
+    ],
+)
+def test_the_batch_of_nms_inside(said, output, batch):
+    """NMS inside is written into the graph once for each image of the export's batch."""
+    assert spec([output], batch=4, **said).fixed_batch == batch

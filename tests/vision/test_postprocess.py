@@ -299,3 +299,20 @@ def test_heads_and_tasks_that_do_not_go_together():
         build_postprocess(spec("classify", "classify"), PostprocessConfig())(
             [np.zeros((1, 7), np.float32)], placed(IMAGES[:1])
         )
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("class_id", [NC, -1, 2**31, -(2**40)])
+def test_a_class_without_a_name_is_an_error_of_its_image(task, class_id):
+    """And its neighbours are what they were."""
+    model = spec(task, "nms_free")
+    process = build_postprocess(model, PostprocessConfig(conf=0.25))
+    outputs = fake_outputs(model, len(IMAGES))
+    clean = process(outputs, placed())
+    outputs[0][1, 0, 5] = class_id
+    found = process(outputs, placed())
+    assert f"only the classes 0 to {NC - 1} have names" in found[1].error
+    assert len(found[1]) == 0
+    assert_same(found[:1] + found[2:], clean[:1] + clean[2:])
+    outputs[0][1, 0, 4] = 0.2  # below the cut: the row is none
+    assert process(outputs, placed())[1].error is None

@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from brimful.errors import UsageError
+from brimful.models.names import read_names
+
+_FILES = (".txt", ".names", ".yaml", ".yml", ".json", ".csv")
+"""Suffixes of what is meant as a file of names, also where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +67,21 @@ def parse_failures(text: str | None) -> FailureLimit:
 
 
 def parse_names(text: str | None) -> tuple[str, ...] | None:
-    """Read `--names`: a comma-separated list, or a file with one name a line."""
+    """Read `--names`: a comma-separated list, or a file (see `read_names`)."""
     if text is None:
         return None
-    lines = text.split(",")
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
     path = Path(text)
     try:
         if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            names = read_names(path)
+        elif "," not in text and text.lower().endswith(_FILES):
+            raise UsageError(f"--names {text!r}: there is no such file")
     except UnicodeDecodeError:
         raise UsageError(f"--names {text!r} is no text file in UTF-8") from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:  # a list may be longer than a file name can be
             raise UsageError(f"--names {text!r} cannot be read: {error.strerror}") from None
-    names = tuple(line.strip() for line in lines if line.strip())
     if not names:
         raise UsageError(f"--names {text!r} holds no name; give bolt,nut or a file of names")
     return names

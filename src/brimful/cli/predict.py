@@ -66,7 +66,10 @@ FAILURES = (
 @click.option("--workers", type=int, help="Decode threads. Default: one per CPU, at most 8.")
 @click.option("--vid-stride", default=1, help="Every how many-th frame of a video.")
 @click.option("--task", type=click.Choice(TASKS), help="For a model that does not say.")
-@click.option("--names", help="Class names, a,b,c or a file, for a model that does not say.")
+@click.option(
+    "--names",
+    help="Class names, a,b,c or a file (lines or YAML), for a model that does not say.",
+)
 @click.option("--trust-model", is_flag=True, help="Read a .pt that may run code of its own.")
 @click.option("--max-failures", help=FAILURES)
 @click.option("--max-pixels", default=200_000_000, help="Largest image, in pixels.")

@@ -13,6 +13,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from brimful.child_python import safe_path
 from brimful.cluster.arena import Arena
 from brimful.cluster.child import serve
 from brimful.cluster.messages import Failed, FromEngine, FromParent, Ready, Results, raised
@@ -45,7 +46,7 @@ class EngineProcess:
             name=f"brimful {device}",
         )
         try:
-            with _signals_wait():
+            with safe_path(), _signals_wait():
                 self._process.start()
         except BaseException:
             self._commands.close()

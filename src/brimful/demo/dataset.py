@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import cv2
 import numpy as np
 
+from brimful.child_python import safe_path
 from brimful.demo.line import FactoryLine
 from brimful.demo.scene import CLASSES
 from brimful.errors import UsageError
@@ -180,10 +181,12 @@ def _draw_all(out: Path, recipe: _Recipe, workers: int) -> Iterator[int]:
         return
     # spawn: fork is unsafe in a process that has threads, as one that runs models has
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, max(1, len(missing))), mp_context=context, initializer=_one_thread
-    ) as pool:
-        tasks = [pool.submit(_draw_chunk, out, recipe, chunk) for chunk in missing]
+    count = min(workers, max(1, len(missing)))
+    with safe_path():
+        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_one_thread)
+    with pool:
+        with safe_path():  # processes start as tasks come
+            tasks = [pool.submit(_draw_chunk, out, recipe, chunk) for chunk in missing]
         try:
             for task in as_completed(tasks):
                 yield task.result()

@@ -1,8 +1,9 @@
 """The JSON of an image, and the way back from it.
 
 One object an image or frame: `image`, `index`, `frame`, `pts_ms`, `width`, `height`, `canvas`,
-then `detections` (of classify: `probs`), then `error`. `truncated` is there when it is true,
-`failure` (see `FailureKind`) where there is an error.
+then `detections` (of classify: `top1` and `probs`), then `error`. `truncated` is there when it is
+true, `failure` (see `FailureKind`) where there is an error.
+`top1` is the most probable class (`class_id`, `class_name`, `confidence`), null without one.
 A detection has `bbox` (x1 y1 x2 y2 in pixels of the original image), `confidence`, `class_id`,
 `class_name`, and by task `segmentation` (COCO RLE), `keypoints` (`[[x, y, visibility], ...]`),
 or `obb` (cx cy w h angle) with its `polygon` (four corners). Floats are float32 in their
@@ -105,7 +106,10 @@ def _line(d: Detections, rows: Sequence[bytes]) -> bytes:
         }
     )
     if d.task == "classify":
-        found = b'"probs":%b' % orjson.dumps(d.probs, option=orjson.OPT_SERIALIZE_NUMPY)
+        found = b'"top1":%b,"probs":%b' % (
+            orjson.dumps(_top1(d), option=orjson.OPT_SERIALIZE_NUMPY),
+            orjson.dumps(d.probs, option=orjson.OPT_SERIALIZE_NUMPY),
+        )
     else:
         found = b'"detections":[%b]' % b",".join(rows)
     truncated = b',"truncated":true' if d.truncated else b""
@@ -117,6 +121,14 @@ def error_members(d: Detections) -> bytes:
     if d.error is None:
         return b"null"
     return b'%b,"failure":%b' % (orjson.dumps(d.error), orjson.dumps(d.failure))
+
+
+def _top1(d: Detections) -> Record | None:
+    """Return the most probable class of an image, the first of equal ones."""
+    if d.probs is None or not len(d.probs) or np.isnan(d.probs).any():
+        return None
+    best = int(d.probs.argmax())
+    return {"class_id": best, "class_name": d.names[best], "confidence": d.probs[best]}
 
 
 def _layout(d: Detections) -> tuple[Any, ...]:

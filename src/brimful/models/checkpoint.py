@@ -7,6 +7,8 @@ and which branch `fuse` removes.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import warnings
 from dataclasses import dataclass, replace
@@ -15,10 +17,13 @@ from typing import Any
 
 from brimful.errors import BrimfulError, ModelError
 from brimful.extras import require
+from brimful.models.head_class import check_head_class
 from brimful.models.metadata import Metadata, parse_metadata
+from brimful.models.module_graph import check_module_graph
 from brimful.models.planted import refuse_planted
 from brimful.models.signature import Signature, SpecOverrides, spec_from
-from brimful.models.unpickler import restricted_pickle
+from brimful.models.transforms import check_transforms, crop_of
+from brimful.models.unpickler import FOREIGN_ROOTS, RestrictedPickle, foreign_repository
 from brimful.spec import ModelSpec
 
 FEATURE = "Reading a .pt checkpoint"
@@ -42,7 +47,13 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: Path, *, nms: bool | None, overrides: SpecOverrides, trust: bool, max_det: int = 300
+    path: Path,
+    *,
+    nms: bool | None,
+    overrides: SpecOverrides,
+    trust: bool,
+    max_det: int = 300,
+    digest: str | None = None,
 ) -> Checkpoint:
     """Read a checkpoint, pick its head and fuse it for inference.
 
@@ -53,13 +64,14 @@ def load_checkpoint(
         overrides: The user's word on task and names.
         trust: Read it with the ordinary unpickler, which may run code from the file.
         max_det: Rows that an NMS-free head returns (Ultralytics takes at least 300).
+        digest: SHA-256 that the file must have when it is read, in hex; None for any.
 
     Raises:
         MissingExtraError: torch or ultralytics is not installed.
         ModelError: Not a YOLO checkpoint, not trusted, or without the head asked for.
     """
     try:
-        network = read_network(path, trust=trust)
+        network = read_network(path, trust=trust, digest=digest)
         return _prepared(network, path, nms=nms, overrides=overrides, max_det=max_det)
     except BrimfulError:
         raise
@@ -73,6 +85,7 @@ def load_checkpoint(
 def _prepared(
     network: Any, path: Path, *, nms: bool | None, overrides: SpecOverrides, max_det: int
 ) -> Checkpoint:
+    _check_head(network.model[-1], path)
     metadata = _metadata(network, path)
     task = overrides.task or metadata.task
     head = network.model[-1]
@@ -84,11 +97,11 @@ def _prepared(
     head.format = "onnx"
     head.max_det = max(max_det, 300)
     signature = _signature(network, metadata)
-    metadata = replace(metadata, end_to_end=end_to_end)
+    metadata = replace(metadata, end_to_end=end_to_end, classes=_class_count(head))
     return Checkpoint(network, spec_from(signature, metadata, overrides, origin=str(path)))
 
 
-def read_network(path: Path, *, trust: bool) -> Any:
+def read_network(path: Path, *, trust: bool, digest: str | None = None) -> Any:
     """Unpickle the network of a checkpoint, in float32 and eval mode, not yet fused.
 
     The EMA weights are taken where the checkpoint has them, as Ultralytics does.
@@ -97,78 +110,159 @@ def read_network(path: Path, *, trust: bool) -> Any:
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     torch = require("torch", feature=FEATURE, extra="ultralytics")
     require("ultralytics", feature=FEATURE, extra="ultralytics")
-    _check_container(path, torch)
+    content = _content(path, digest)
+    records = _records(path, content, torch)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if trust:
-                loaded = torch.load(path, map_location="cpu", weights_only=False)
+                loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
             else:
                 loaded = torch.load(
-                    path,
+                    io.BytesIO(content),
                     map_location="cpu",
                     weights_only=False,
-                    pickle_module=restricted_pickle,
+                    pickle_module=RestrictedPickle(records),
                 )
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in FOREIGN_ROOTS:  # --trust-model was given
+            raise ModelError(f"{path}: {foreign_repository(str(error.name))}") from None
+        raise ModelError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
     except Exception as error:
         raise ModelError(f"{path} cannot be read as a PyTorch checkpoint: {error}") from error
     network = loaded
     if isinstance(loaded, dict):
-        network = loaded.get("ema") or loaded.get("model")
+        network = next(
+            (loaded[key] for key in ("ema", "model") if loaded.get(key) is not None), None
+        )
     if not isinstance(network, torch.nn.Module) or not hasattr(network, "model"):
         raise ModelError(
             f"{path} holds no YOLO network: expected a dict with 'model' or 'ema', as Ultralytics "
-            f"writes it, found {type(network).__name__}"
+            f"writes it, found {_what_it_holds(loaded, torch)}"
         )
     network.__dict__.pop("criterion", None)  # the loss of a training that was interrupted
-    if not trust:
-        try:
+    try:
+        check_module_graph(network)
+        if not trust:
             refuse_planted(network)
-        except ModelError as error:
-            raise ModelError(f"{path}: {error}") from None
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    network.__dict__["args"] = _arguments(network, loaded)
     network = network.float().eval()
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network
 
 
-def _check_container(path: Path, torch: Any) -> None:
-    """Refuse what torch.load would read by another way than the zip file that torch.save writes."""
-    expected = f"{path} is not a PyTorch checkpoint: expected the zip file that torch.save writes"
+def _what_it_holds(loaded: Any, torch: Any) -> str:
+    """Say what a checkpoint holds in place of a network."""
+    if not isinstance(loaded, dict):
+        return f"a value of type {type(loaded).__name__}"
+    for name in ("ema", "model"):
+        if loaded.get(name) is not None:
+            kind = type(loaded[name]).__name__
+            return f"a value of type {kind} under {name!r}{_state(loaded[name], torch)}"
+    if state := _state(loaded, torch):
+        return f"a dict{state}"
+    keys = ", ".join(f"{key!r:.40}" for key in list(loaded)[:8])
+    return f"a dict with {keys or 'nothing in it'}"
+
+
+def _state(value: Any, torch: Any) -> str:
+    """Say that a mapping is a state_dict, if it is one."""
+    parts = list(value.values()) if isinstance(value, dict) else []
+    if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
+        return ""
+    return (
+        f" of {len(parts)} tensors (a state_dict): weights without their network. Save the model "
+        "with Ultralytics' model.save()"
+    )
+
+
+def _content(path: Path, digest: str | None) -> bytes:
+    """Read a file once: what is checked is what is loaded, whatever becomes of the file."""
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if magic != _ZIP_MAGIC:
-            raise ModelError(f"{expected}, found a file that starts with {magic!r}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
+        raise ModelError(f"{path} has changed while it was being converted; start again")
+    return content
+
+
+def _records(path: Path, content: bytes, torch: Any) -> dict[str, int]:
+    """Return the bytes of each record of a checkpoint, by name.
+
+    What torch.load would read by another way than the zip file that torch.save writes is refused.
+    """
+    expected = f"{path} is not a PyTorch checkpoint: expected the zip file that torch.save writes"
+    magic = content[:4]
+    if magic != _ZIP_MAGIC:
+        raise ModelError(f"{expected}, found a file that starts with {magic!r}")
+    try:
         # torch's own reader: another one may see other records in the same bytes
-        reader = torch._C.PyTorchFileReader(str(path))
+        reader = torch._C.PyTorchFileReader(io.BytesIO(content))
         names = reader.get_all_records()
-    except (OSError, RuntimeError) as error:
+        size = getattr(reader, "get_record_size", lambda name: len(reader.get_record(name)))
+        records = {name: int(size(name)) for name in names}
+    except RuntimeError as error:
         raise ModelError(f"{expected}: {error}") from error
     if "constants.pkl" in names:
         raise ModelError(f"{path} is a TorchScript archive: name it .torchscript")
+    return records
+
+
+def _check_head(head: Any, path: Path) -> None:
+    """Refuse a head that derives from none of a YOLO's."""
+    bases = {base.__name__ for base in type(head).__mro__}
+    if not bases & {"Detect", "Classify"}:
+        check_head_class(type(head).__name__, origin=str(path))
 
 
 def _metadata(network: Any, path: Path) -> Metadata:
     head = network.model[-1]
-    args = getattr(network, "args", None)
-    if not isinstance(args, dict):
-        args = vars(args) if args is not None else {}
+    args = network.args
+    transforms = getattr(network, "transforms", None)
     stride = getattr(network, "stride", None)
     yaml = getattr(network, "yaml", None) or {}
-    return parse_metadata(
+    metadata = parse_metadata(
         {
             "task": getattr(network, "task", None) or args.get("task") or _task_of(head),
             "names": getattr(network, "names", None),
             "stride": int(max(stride)) if stride is not None and len(stride) else None,
-            "imgsz": args.get("imgsz"),
+            "imgsz": (None if args["trained"] else crop_of(transforms)) or args.get("imgsz"),
             "kpt_shape": tuple(head.kpt_shape) if hasattr(head, "kpt_shape") else None,
             "channels": yaml.get("channels", 3),
         },
         origin=str(path),
     )
+    if metadata.task == "classify" and metadata.imgsz is not None:
+        try:
+            check_transforms(transforms, metadata.imgsz)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
+    return metadata
+
+
+def _arguments(network: Any, loaded: Any) -> dict[str, Any]:
+    """Return what a network says of its making, below what its training says of it.
+
+    `trained` is added: whether the training said a size.
+    """
+    args = getattr(network, "args", None)
+    own = args if isinstance(args, dict) else getattr(args, "__dict__", {})
+    training = loaded.get("train_args") if isinstance(loaded, dict) else None
+    training = training if isinstance(training, dict) else {}
+    said = {key: training[key] for key in ("task", "imgsz") if training.get(key) is not None}
+    return {**own, **said, "trained": "imgsz" in said}
+
+
+def _class_count(head: Any) -> int | None:
+    """Return how many classes a head computes."""
+    linear = getattr(head, "linear", None)  # a classifier's last layer
+    return getattr(head, "nc", None) if linear is None else int(linear.out_features)
 
 
 def _task_of(head: Any) -> str | None:

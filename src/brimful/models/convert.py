@@ -17,8 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from brimful import errors
+from brimful.child_python import python_command
 from brimful.errors import BrimfulError, ExportError, MissingExtraError, ModelError
 from brimful.models.signature import SpecOverrides
+
+LIMIT_S = 1200.0
+"""Seconds after which a conversion is taken for one that never ends."""
 
 
 def convert_in_child(
@@ -29,6 +33,7 @@ def convert_in_child(
     overrides: SpecOverrides,
     trust: bool,
     max_det: int,
+    digest: str | None = None,
 ) -> None:
     """Convert a checkpoint to ONNX in a child process.
 
@@ -39,10 +44,11 @@ def convert_in_child(
         overrides: The user's word on task and names.
         trust: Read the checkpoint with the ordinary unpickler.
         max_det: Rows an NMS-free head returns at least.
+        digest: SHA-256 that the file must have when it is read, in hex; None for any.
 
     Raises:
         BrimfulError: What the child raised.
-        ExportError: The child died, for example for want of memory.
+        ExportError: The child died, for example for want of memory, or takes too long.
     """
     request = {
         "checkpoint": str(checkpoint.absolute()),
@@ -51,16 +57,24 @@ def convert_in_child(
         "overrides": asdict(overrides),
         "trust": trust,
         "max_det": max_det,
+        "digest": digest,
     }
     # The child finds what this process finds, however this process came to find it.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
-    child = subprocess.run(
-        [sys.executable, "-m", "brimful.models.convert"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    try:
+        child = subprocess.run(
+            python_command("-m", "brimful.models.convert"),
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise ExportError(
+            f"converting {checkpoint} was given up after {LIMIT_S:.0f} s. Try again on a machine "
+            "with less to do, or export it to ONNX and give that file"
+        ) from None
     if child.returncode == 0:
         return
     lines = child.stdout.splitlines()
@@ -93,6 +107,7 @@ def main() -> int:
             overrides=overrides,
             trust=request["trust"],
             max_det=request["max_det"],
+            digest=request["digest"],
         )
         write_onnx(loaded, Path(request["output"]))
     except MissingExtraError as error:

@@ -8,6 +8,7 @@ onnxruntime's own does, would not keep that.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from brimful.models.artifact import artifact, digest_of
 
 HALVER = 1
 """Raised whenever `halve` writes other bytes for the same model."""
+
+EXTERNAL = (".data", "_data")
+"""What exporters add to an ONNX file's name for the file of its weights, where they are apart."""
 
 LARGEST = 65504.0
 """The largest float16."""
@@ -38,16 +42,27 @@ def halved(path: Path) -> Path:
         MissingExtraError: The `onnx` package is not installed.
         ExportError: It cannot be converted; the message says why.
     """
+    digest = digest_of(path)
 
     def build(folder: Path) -> None:
         onnx = require("onnx", feature="Converting an ONNX model to fp16", extra="ultralytics")
         with announced(f"converting {path.name} to fp16, once; the result is kept"):
-            model = onnx.load(str(path))
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != digest:
+                raise ExportError(f"{path} has changed while it was being converted; start again")
+            model = onnx.load_from_string(content)
+            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
             halve(model, origin=str(path))
             onnx.checker.check_model(model)
             onnx.save(model, str(folder / "model.onnx"))
 
-    return artifact("half", {"model": digest_of(path), "halver": HALVER}, build) / "model.onnx"
+    weights = [path.with_name(path.name + suffix) for suffix in EXTERNAL]
+    facts = {
+        "model": digest,
+        "weights": [digest_of(file) for file in weights if file.is_file()],
+        "halver": HALVER,
+    }
+    return artifact("half", facts, build) / "model.onnx"
 
 
 def halve(model: Any, *, origin: str = "the model") -> None:

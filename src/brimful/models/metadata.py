@@ -8,15 +8,22 @@ the wrong kind is refused with the key's name.
 from __future__ import annotations
 
 import ast
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from brimful.errors import ModelError
+from brimful.models.head_class import check_description, check_head_class
 from brimful.spec import TASKS, Size, Task
 
 MAX_CLASSES = 100_000
 MAX_NAME_LENGTH = 256
+MAX_PIXELS = 8192 * 8192
+"""Of the size a model was made for, at which it may be tried to learn its shapes."""
+
+_brief = reprlib.Repr()
+_brief.maxstring = _brief.maxother = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,10 @@ class Metadata:
         kpt_shape: (keypoints, 2 or 3) of a pose model.
         channels: Input channels.
         end_to_end: The output needs no NMS (an NMS-free head, or NMS inside the graph).
+        classes: Classes that the head computes; known of a checkpoint only.
+        nms_inside: The graph ends with NMS; None where nothing is said of it.
+        batch: The batch of the export. A graph that ends with NMS has a copy of it for each image
+            of that batch, and finds nothing in further ones, whatever its batch axis allows.
     """
 
     task: Task | None = None
@@ -40,6 +51,9 @@ class Metadata:
     kpt_shape: tuple[int, int] | None = None
     channels: int | None = None
     end_to_end: bool | None = None
+    classes: int | None = None
+    nms_inside: bool | None = None
+    batch: int | None = None
 
 
 def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
@@ -50,11 +64,17 @@ def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
         origin: The file, for error messages.
 
     Raises:
-        ModelError: A known key holds something of the wrong kind.
+        ModelError: A known key holds something of the wrong kind, or the model is no YOLO.
     """
+    if (head := _text(raw.get("head"))) is not None:
+        check_head_class(head, origin=origin)
+    if (description := _text(raw.get("description"))) is not None:
+        check_description(description, origin=origin)
     args = _literal(raw.get("args"))
-    nms_inside = isinstance(args, Mapping) and args.get("nms") is True
     end_to_end = _literal(raw.get("end2end"))
+    nms_inside = None if end_to_end is None else False  # old releases wrote neither
+    if isinstance(args, Mapping):
+        nms_inside = args.get("nms") is True
     return Metadata(
         task=_task(raw.get("task"), origin),
         names=_names(_literal(raw.get("names")), origin),
@@ -62,8 +82,17 @@ def parse_metadata(raw: Mapping[str, Any], *, origin: str) -> Metadata:
         imgsz=_size(_literal(raw.get("imgsz")), origin),
         kpt_shape=_kpt_shape(_literal(raw.get("kpt_shape")), origin),
         channels=_integer(raw.get("channels"), "channels", origin),
-        end_to_end=bool(end_to_end) or nms_inside if end_to_end is not None or nms_inside else None,
+        end_to_end=None
+        if end_to_end is None and not nms_inside
+        else bool(end_to_end) or bool(nms_inside),
+        nms_inside=nms_inside,
+        batch=_batch(raw.get("batch"), nms_inside, origin),
     )
+
+
+def _text(value: Any) -> str | None:
+    """Return text that says something; exporters write a missing value as `None`."""
+    return value if isinstance(value, str) and _literal(value) is not None else None
 
 
 def _literal(value: Any) -> Any:
@@ -81,7 +110,7 @@ def _literal(value: Any) -> Any:
 
 
 def _wrong(key: str, expected: str, value: object, origin: str) -> ModelError:
-    shown = repr(value)
+    shown = _brief.repr(value)  # a YAML of a few lines may name billions of items
     shown = shown if len(shown) < 80 else shown[:77] + "..."
     return ModelError(f"{origin}: its metadata key {key!r} should be {expected}, but is {shown}")
 
@@ -106,6 +135,18 @@ def _integer(value: Any, key: str, origin: str) -> int | None:
     return value
 
 
+def _batch(value: Any, nms_inside: bool | None, origin: str) -> int | None:
+    """Return the batch of an export that may have NMS inside; for any other it does not matter."""
+    if nms_inside is False:
+        return None
+    try:
+        return _integer(value, "batch", origin)
+    except ModelError:
+        if nms_inside:
+            raise
+        return None
+
+
 def _names(value: Any, origin: str) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -118,6 +159,8 @@ def _names(value: Any, origin: str) -> tuple[str, ...] | None:
             raise _wrong("names", "numbered 0, 1, 2, ... without gaps", value, origin)
         value = [by_id[i] for i in range(len(by_id))]
     if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_CLASSES:
+        raise _wrong("names", "a list or a mapping of class names", value, origin)
+    if not all(isinstance(name, str | int | float) for name in value):
         raise _wrong("names", "a list or a mapping of class names", value, origin)
     names = tuple(str(name) for name in value)
     if any(len(name) > MAX_NAME_LENGTH for name in names):
@@ -134,8 +177,9 @@ def _size(value: Any, origin: str) -> Size | None:
         not isinstance(value, list | tuple)
         or len(value) not in (1, 2)
         or not all(type(side) is int and 0 < side <= 65536 for side in value)
+        or value[0] * value[-1] > MAX_PIXELS
     ):
-        raise _wrong("imgsz", "one or two sides in pixels", value, origin)
+        raise _wrong("imgsz", f"one or two sides, {MAX_PIXELS} pixels at most", value, origin)
     return int(value[0]), int(value[-1])
 
 

@@ -11,14 +11,15 @@ from brimful.announce import announced
 from brimful.errors import ModelError
 from brimful.extras import installed_version
 from brimful.models.artifact import artifact, digest_of
+from brimful.models.content import check_content
 from brimful.models.convert import convert_in_child
 from brimful.models.signature import SpecOverrides
 
 Format = Literal["pt", "onnx", "openvino", "torchscript"]
 """What kind of file a model is."""
 
-EXPORTER = 2
-"""Raised whenever `write_onnx` writes other bytes for the same network."""
+EXPORTER = 3
+"""Raised whenever `write_onnx` writes other bytes for the same network, or refuses another one."""
 
 SUFFIXES: dict[str, Format] = {
     ".pt": "pt",
@@ -87,6 +88,7 @@ class Model:
                     overrides=options.overrides,
                     trust=options.trust,
                     max_det=options.max_det,
+                    digest=self.digest,
                 )
 
         facts = {
@@ -104,19 +106,21 @@ class Model:
 
 
 def open_model(path: str | Path, options: ModelOptions | None = None) -> Model:
-    """Find a model file and tell its kind by suffix; nothing is read yet.
+    """Find a model file and tell its kind by suffix; of its content only the start is looked at.
 
     Raises:
-        ModelError: There is no such file, or it is of no known kind.
+        ModelError: There is no such file, it is of no known kind, or it is plainly no model.
     """
     path = Path(path)
     options = options or ModelOptions()
     if path.is_dir():
-        if not sorted(path.glob("*.xml")):
+        networks = sorted(path.glob("*.xml"))
+        if not networks:
             raise ModelError(
                 f"{path} is a folder without an .xml file; an OpenVINO model is a folder with "
                 "one .xml and one .bin"
             )
+        _check_openvino(networks[0])
         return Model(path, "openvino", options)
     if not path.exists():
         raise ModelError(f"there is no model file {path}")
@@ -126,4 +130,24 @@ def open_model(path: str | Path, options: ModelOptions | None = None) -> Model:
             f"{path}: a model's kind is told by its suffix; expected one of "
             f"{', '.join(sorted(SUFFIXES))} or an OpenVINO folder"
         )
+    if kind == "openvino":
+        _check_openvino(path)
+    else:
+        check_content(path)
     return Model(path, kind, options)
+
+
+def _check_openvino(network: Path) -> None:
+    """Refuse an .xml without its .bin, and either of them that is plainly something else.
+
+    Raises:
+        ModelError: Naming the file.
+    """
+    check_content(network)
+    weights = network.with_suffix(".bin")
+    if not weights.is_file():
+        raise ModelError(
+            f"{network} is an OpenVINO network whose weights are missing: expected {weights.name} "
+            "beside it. Copy the whole folder"
+        )
+    check_content(weights)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from brimful.errors import ModelError
+from brimful.models.rebuild import Transform
 from brimful.models.unpickler import Name
 
 
@@ -51,7 +52,7 @@ def _check_attribute(path: str, module: Any, attribute: str) -> None:
 
 def _parts(path: str, value: Any, torch: Any) -> Iterator[tuple[str, Any]]:
     """Yield what a value is made of, with where it is."""
-    if isinstance(value, torch.nn.Module | SimpleNamespace):
+    if isinstance(value, torch.nn.Module | SimpleNamespace | Transform):
         for name, part in vars(value).items():
             if name in ("_modules", "_parameters", "_buffers") and isinstance(part, dict):
                 for child, item in part.items():

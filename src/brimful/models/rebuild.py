@@ -8,9 +8,11 @@ checkpoint needs it for.
 from __future__ import annotations
 
 import datetime
+import functools
+import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -18,6 +20,16 @@ from brimful.errors import ModelError
 
 _NUMBER = re.compile(r"[<>=|]?([biufc]\d{1,2}|\?)")
 """dtypes of NumPy that hold plain numbers; any other may refer to memory that is not its own."""
+
+
+class Transform:
+    """A step of a classifier's preprocessing: its name and attributes. It can do nothing."""
+
+    __slots__ = ("__dict__", "label")
+
+    def __init__(self, label: str) -> None:
+        """Remember the name."""
+        self.label = label
 
 
 class _NumberType:
@@ -66,9 +78,22 @@ def _tensor(
     )
     for side in (*size, *stride):
         _expect("_rebuild_tensor", (side, int))
+    _check_bounds(storage, offset, size, stride)
     if metadata:
         raise ModelError(f"a tensor has metadata: {metadata!r:.80}")
     return torch._utils._rebuild_tensor(storage, offset, size, stride)  # type: ignore[no-untyped-call]
+
+
+def _check_bounds(storage: Any, offset: int, size: Sequence[int], stride: Sequence[int]) -> None:
+    """Refuse a tensor that is larger than its storage: torch would grow that, by foreign memory."""
+    held = storage._untyped_storage.nbytes() // storage.dtype.itemsize
+    last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=False))
+    fits = last < held and math.prod(size) <= held
+    if min(offset, *size, *stride, 0) < 0 or len(size) != len(stride) or not (fits or 0 in size):
+        raise ModelError(
+            f"the checkpoint is damaged: a tensor of {tuple(size)!r:.60} numbers, "
+            f"{tuple(stride)!r:.60} apart, from {offset} on, is not within its storage of {held}"
+        )
 
 
 def _parameter(data: Any, requires_grad: object = False, hooks: object = None, *_: object) -> Any:
@@ -161,6 +186,12 @@ def _namespace(*arguments: object) -> SimpleNamespace:
     return SimpleNamespace()
 
 
+def _interpolation(name: Any) -> str:
+    """A way to resize is a word to us."""
+    _expect("InterpolationMode", (name, str))
+    return str(name)
+
+
 CALLS: Mapping[tuple[str, str], Callable[..., Any]] = MappingProxyType(
     {
         ("torch._utils", "_rebuild_tensor"): _tensor,
@@ -182,6 +213,7 @@ CALLS: Mapping[tuple[str, str], Callable[..., Any]] = MappingProxyType(
         ("pathlib._local", "PosixPath"): _path,
         ("pathlib._local", "WindowsPath"): _path,
         ("datetime", "datetime"): _datetime,
+        ("torchvision.transforms.functional", "InterpolationMode"): _interpolation,
         ("numpy", "dtype"): _number_type,
         ("numpy._core.multiarray", "scalar"): _number,
         ("numpy.core.multiarray", "scalar"): _number,
@@ -198,6 +230,10 @@ _NAMESPACES = {
     ("ultralytics.utils", "IterableSimpleNamespace"),
     ("ultralytics.yolo.utils", "IterableSimpleNamespace"),
 }
+_TRANSFORMS = {
+    ("torchvision.transforms.transforms", name)
+    for name in ("Compose", "Resize", "CenterCrop", "ToTensor", "Normalize")
+} | {("ultralytics.data.augment", name) for name in ("CenterCrop", "ToTensor")}
 _LOSSES = ("ultralytics.utils.loss", "ultralytics.utils.tal", "ultralytics.yolo.utils.loss")
 
 
@@ -205,6 +241,8 @@ def stand_in(module: str, name: str) -> Callable[..., Any] | None:
     """Return what is called instead of `module.name`, or None when a file may not call it."""
     if (module, name) in _NAMESPACES or module in _LOSSES:
         return _namespace
+    if (module, name) in _TRANSFORMS:
+        return functools.partial(Transform, f"{module}.{name}")
     return CALLS.get((module, name))
 
 

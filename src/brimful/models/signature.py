@@ -54,6 +54,29 @@ class SpecOverrides:
     names: tuple[str, ...] | None = None
 
 
+PIXEL_TYPES = ("tensor(float)", "tensor(float16)", "f32", "f16")
+"""Element types of an input that runtimes can feed, as onnxruntime and OpenVINO call them."""
+
+
+def check_input_type(kind: str, *, origin: str) -> None:
+    """Refuse an input that is not pixels from 0 to 1 as floating point numbers.
+
+    An input of bytes means that the file normalises by itself, and nothing in it tells how.
+
+    Args:
+        kind: Element type of the input, as a runtime calls it.
+        origin: The file, for the error message.
+
+    Raises:
+        ModelError: It is another type.
+    """
+    if kind not in PIXEL_TYPES:
+        raise ModelError(
+            f"{origin}: expected an input of float32 or float16 pixels from 0 to 1, found {kind}. "
+            "Export it without pixel normalisation in the graph, as Ultralytics does"
+        )
+
+
 def spec_from(
     signature: Signature, metadata: Metadata, overrides: SpecOverrides, *, origin: str
 ) -> ModelSpec:
@@ -76,7 +99,15 @@ def spec_from(
             f"{origin}: expected one input of shape (batch, channels, height, width), "
             f"found {_shapes(signature.inputs)}"
         )
+    _check_classes(names, metadata, overrides, origin)
     batch, channels, height, width = signature.inputs[0]
+    if channels not in (1, 3, None):
+        last = " with the channels last (NHWC)" if width in (1, 3) else ""
+        raise ModelError(
+            f"{origin}: expected an input of shape (batch, channels, height, width) with 1 or 3 "
+            f"channels, found {_shapes(signature.inputs)}{last}. Export it with the channels "
+            "before height and width (NCHW)"
+        )
     fixed_size: Size | None = (height, width) if height and width else None
     if not signature.tells_layout:
         raise ModelError(f"{origin}: the shape of its output is unknown")
@@ -86,6 +117,8 @@ def spec_from(
         raise ModelError(f"{origin}: a pose model needs the metadata key 'kpt_shape', and has none")
     extra = _extra(task, kpt_shape, mask_channels)
     head = _head(task, len(names), extra, signature.outputs, metadata, origin)
+    if head == "nms_free" and metadata.nms_inside is not False:
+        batch = batch or metadata.batch
     imgsz = fixed_size or metadata.imgsz or ((224, 224) if task == "classify" else (640, 640))
     return ModelSpec(
         task=task,
@@ -100,6 +133,24 @@ def spec_from(
         fixed_size=fixed_size,
         max_det=_rows(signature.outputs) if head == "nms_free" else 300,
     )
+
+
+def _check_classes(
+    names: Sequence[str], metadata: Metadata, overrides: SpecOverrides, origin: str
+) -> None:
+    """Refuse names of which there are too few or too many, where the number is known."""
+    said = f"--names gives {len(names)}" if overrides.names else f"it names {len(names)}"
+    if metadata.classes not in (None, len(names)):
+        raise ModelError(
+            f"{origin}: its head has {metadata.classes} classes, and {said}; the number of --names "
+            f"must be {metadata.classes}, in the order of the class ids"
+        )
+    # An NMS-free output does not tell its classes: the file may name fewer than there are.
+    if metadata.names is not None and len(metadata.names) > len(names):
+        raise ModelError(
+            f"{origin}: its metadata names {len(metadata.names)} classes, and {said}; the number "
+            f"of --names must be {len(metadata.names)}, in the order of the class ids"
+        )
 
 
 def _extra(task: Task, kpt_shape: tuple[int, int] | None, mask_channels: int) -> int:
@@ -157,6 +208,12 @@ def _head(
         candidates = ["nms_free" if (middle or 301) <= 300 else "yolov5"]
     if len(candidates) != 1:
         raise _unknown_layout(task, classes, extra, outputs, origin)
+    if candidates == ["nms_free"] and metadata.end_to_end is False:
+        raise ModelError(
+            f"{origin}: its output {_shapes(outputs)} could only be that of an NMS-free head, and "
+            "its metadata says that it is none (end2end is False). It is no YOLO, or the metadata "
+            "belongs to another file: export the model again"
+        )
     return candidates[0]
 
 

@@ -24,15 +24,18 @@ import functools
 import importlib
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import IO, Any, ClassVar
 
 from brimful.errors import ModelError
-from brimful.models.rebuild import restore_number_type, stand_in
+from brimful.models.rebuild import Transform, restore_number_type, stand_in
 
 _MODULE_ROOTS = ("torch.nn.modules", "ultralytics.nn.modules", "ultralytics.nn.tasks")
 """Where network modules may come from."""
+
+FOREIGN_ROOTS = ("models", "utils", "yolov5", "yolov6", "yolov7", "yolox", "nanodet")
+"""Packages of repositories whose checkpoints cannot be read without their code."""
 
 
 class Name:
@@ -55,6 +58,9 @@ class RestrictedUnpickler(pickle._Unpickler):
     stack: list[Any]
     append: Callable[[Any], None]
 
+    records: ClassVar[Mapping[str, int]] = {}
+    """Bytes of each record of the checkpoint, by its name."""
+
     def __init__(self, file: IO[bytes], *, encoding: str = "ASCII") -> None:
         """Read from a file."""
         super().__init__(file, encoding=encoding)
@@ -72,6 +78,8 @@ class RestrictedUnpickler(pickle._Unpickler):
         if call is None and cls is None:
             if (value := _torch_value(module, name)) is not None:
                 return value
+            if module.split(".")[0] in FOREIGN_ROOTS:
+                raise foreign_repository(f"{module}.{name}")
             raise _refused(f"{module}.{name}")
         named = Name(module, name)
         self._names.append(named)
@@ -123,7 +131,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             raise _refused(f"an attribute {special[0]} on a {_label(target)}")
         if isinstance(target, torch.nn.Module):
             type(target).__setstate__(target, state)  # type: ignore[no-untyped-call]
-        elif type(target) in (SimpleNamespace, OrderedDict):
+        elif type(target) in (SimpleNamespace, OrderedDict, Transform):
             target.__dict__.update(state)
         else:
             raise _refused(f"attributes on a {_label(target)}")
@@ -162,6 +170,14 @@ class RestrictedUnpickler(pickle._Unpickler):
         types = tuple(map(type, key)) if type(key) is tuple else ()
         if types != (str, StorageType, str, str, int) or key[0] != "storage":
             raise _refused("something that is no tensor storage by a persistent id")
+        _, kind, name, _, numbers = key
+        held = self.records.get(f"data/{name}", 0)
+        if not 0 <= numbers * kind.dtype.itemsize <= held:
+            # torch 2.6 takes the claim for granted, and reads on behind the record.
+            raise ModelError(
+                f"the checkpoint is damaged: its storage {name!r:.40} has {numbers} numbers of "
+                f"{kind.dtype}, and its record has {held} bytes. Copy or download it again"
+            )
         self.append(self.persistent_load(key))
 
     def _forbidden(self) -> None:
@@ -191,15 +207,21 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch = pickle._Unpickler.dispatch | {code[0]: run for code, run in _opcodes.items()}
 
 
-class restricted_pickle:
-    """The part of the `pickle` module's interface that `torch.load` uses."""
+class RestrictedPickle:
+    """The part of the `pickle` module's interface that `torch.load` uses, for one checkpoint."""
 
-    Unpickler = RestrictedUnpickler
+    def __init__(self, records: Mapping[str, int]) -> None:
+        """Make the unpickler of a checkpoint.
 
-    @staticmethod
-    def load(file: IO[bytes], *, encoding: str = "ASCII") -> Any:
+        Args:
+            records: Bytes of each of its records, by name.
+        """
+        self.__name__ = "RestrictedPickle"  # torch asks a module's name
+        self.Unpickler = type("Unpickler", (RestrictedUnpickler,), {"records": records})
+
+    def load(self, file: IO[bytes], *, encoding: str = "ASCII") -> Any:
         """Read one pickle from a file."""
-        return RestrictedUnpickler(file, encoding=encoding).load()
+        return self.Unpickler(file, encoding=encoding).load()
 
 
 @functools.cache
@@ -241,6 +263,15 @@ def _exactly(target: object, *types: type) -> None:
 
 def _label(value: object) -> str:
     return value.label if type(value) is Name else type(value).__qualname__
+
+
+def foreign_repository(what: str) -> ModelError:
+    """Return the error for a checkpoint whose code lives in another project."""
+    return ModelError(
+        f"the checkpoint is made of {what}, which is code of another repository (such as YOLOv5): "
+        "expected a checkpoint that Ultralytics' package wrote. Export it to ONNX with the "
+        "export.py of its repository and give that file"
+    )
 
 
 def _refused(what: str) -> ModelError:

@@ -15,7 +15,7 @@ import numpy as np
 from brimful.errors import ModelError, UsageError
 from brimful.models.metadata import parse_metadata
 from brimful.models.model import Model
-from brimful.models.signature import Shape, Signature, spec_from
+from brimful.models.signature import Shape, Signature, check_input_type, spec_from
 from brimful.runtimes.runtime import (
     Done,
     HostSlot,
@@ -55,7 +55,7 @@ class OnnxRuntime:
         cpus = options.threads or available_cpus()
         self._session = open_session(path, threads=1)
         self.spec: ModelSpec = read_spec(self._session, model)
-        self._half = takes_half(self._session, path)
+        self._half = takes_half(self._session)
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
         self.concurrency = self.eager = cpus
         self._input = self._session.get_inputs()[0].name
@@ -119,30 +119,32 @@ def open_session(path: Path, *, threads: int) -> Any:
         raise ModelError(f"{path} cannot be loaded by onnxruntime: {error}") from error
 
 
-def takes_half(session: Any, path: Path) -> bool:
-    """Tell whether the input of an open session is float16.
-
-    Raises:
-        ModelError: It is neither that nor float32.
-    """
-    kind = session.get_inputs()[0].type
-    if kind not in ("tensor(float)", "tensor(float16)"):
-        raise ModelError(
-            f"{path}: expected an input of float32 or float16 pixels from 0 to 1, found {kind}"
-        )
-    return bool(kind == "tensor(float16)")
+def takes_half(session: Any) -> bool:
+    """Tell whether the input of an open session, which `read_spec` has checked, is float16."""
+    return bool(session.get_inputs()[0].type == "tensor(float16)")
 
 
 def read_spec(session: Any, model: Model) -> ModelSpec:
-    """Read the ModelSpec of an open session."""
-    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map, origin=str(model.path))
+    """Read the ModelSpec of an open session.
+
+    Raises:
+        ModelError: It is no YOLO model, or its input is no float32 or float16.
+    """
+    origin = str(model.path)
+    metadata = parse_metadata(session.get_modelmeta().custom_metadata_map, origin=origin)
+    for port in session.get_inputs():
+        check_input_type(port.type, origin=origin)
     signature = Signature(
         inputs=tuple(_shape(tensor.shape) for tensor in session.get_inputs()),
         outputs=tuple(_shape(tensor.shape) for tensor in session.get_outputs()),
     )
     if not signature.tells_layout and len(signature.inputs) == 1:
-        signature = _probed(session, signature, signature.probe_size(metadata))
-    return spec_from(signature, metadata, model.options.overrides, origin=str(model.path))
+        size = signature.probe_size(metadata)
+        try:
+            signature = _probed(session, signature, size)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ModelError(f"{origin} cannot run an input of {size}: {error}") from error
+    return spec_from(signature, metadata, model.options.overrides, origin=origin)
 
 
 def _probed(session: Any, signature: Signature, size: Size) -> Signature:

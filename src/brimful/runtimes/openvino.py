@@ -20,7 +20,7 @@ from brimful.extras import require
 from brimful.memory.trim import trim
 from brimful.models.metadata import parse_metadata
 from brimful.models.model import Model
-from brimful.models.signature import Shape, Signature, spec_from
+from brimful.models.signature import Shape, Signature, check_input_type, spec_from
 from brimful.runtimes.runtime import (
     Done,
     HostSlot,
@@ -142,19 +142,26 @@ class OpenVinoRuntime:
             raw = _folder_metadata(model.path)
         else:
             raw = _onnx_metadata(self._network)
+        origin = str(model.path)
+        for port in self._network.inputs:
+            check_input_type(port.element_type.get_type_name(), origin=origin)
         signature = Signature(
             inputs=tuple(_shape(port.partial_shape) for port in self._network.inputs),
             outputs=tuple(_shape(port.partial_shape) for port in self._network.outputs),
         )
-        metadata = parse_metadata(raw, origin=str(model.path))
+        metadata = parse_metadata(raw, origin=origin)
         if not signature.tells_layout and len(signature.inputs) == 1:
             # Shape inference gives up behind a top-k while height and width are open.
             probe = self._network.clone()
             batch, channels = signature.inputs[0][0] or 1, signature.inputs[0][1] or 3
-            probe.reshape([batch, channels, *signature.probe_size(metadata)])
+            size = signature.probe_size(metadata)
+            try:
+                probe.reshape([batch, channels, *size])
+            except Exception as error:  # OpenVINO's exceptions share no base class
+                raise ModelError(f"{origin} cannot run an input of {size}: {error}") from error
             shapes = (_shape(port.partial_shape) for port in probe.outputs)
             signature = Signature(signature.inputs, tuple((None, *shape[1:]) for shape in shapes))
-        return spec_from(signature, metadata, model.options.overrides, origin=str(model.path))
+        return spec_from(signature, metadata, model.options.overrides, origin=origin)
 
     def _compile(self, canvas: Size, capacity: int) -> Any:
         key = (canvas, capacity)
@@ -167,6 +174,15 @@ class OpenVinoRuntime:
             return self._compiled[key]
 
     def _build(self, canvas: Size, capacity: int) -> Any:
+        try:
+            return self._compiled_for(canvas, capacity)
+        except Exception as error:  # OpenVINO's exceptions share no base class
+            raise ModelError(
+                f"OpenVINO cannot compile the network for a canvas of {canvas}: {error}. Export "
+                "the model again, with dynamic=True if it has to run at other sizes than its own"
+            ) from error
+
+    def _compiled_for(self, canvas: Size, capacity: int) -> Any:
         ov = self._ov
         network = self._network.clone()
         batch = ov.Dimension(capacity)
@@ -260,7 +276,7 @@ def _folder_metadata(folder: Path) -> dict[str, Any]:
     yaml = require("yaml", feature="Reading an OpenVINO folder's metadata", extra="openvino")
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(loaded, dict):
         raise ModelError(f"{path} should hold keys and values, and holds {type(loaded).__name__}")

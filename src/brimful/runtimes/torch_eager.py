@@ -6,19 +6,15 @@ checkpoint on CUDA has a runtime of its own (cuda/).
 
 from __future__ import annotations
 
-import json
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from brimful.errors import ModelError, UsageError
+from brimful.errors import UsageError
 from brimful.extras import require
 from brimful.models.checkpoint import load_checkpoint
-from brimful.models.metadata import parse_metadata
 from brimful.models.model import Model
-from brimful.models.signature import Shape, Signature, spec_from
 from brimful.runtimes.runtime import (
     Done,
     HostSlot,
@@ -30,10 +26,11 @@ from brimful.runtimes.runtime import (
     Slot,
     new_input,
 )
+from brimful.runtimes.script import load_script
 from brimful.runtimes.threads import available_cpus
 from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
-from brimful.spec import ModelSpec, Size
+from brimful.spec import Size
 
 
 @dataclass(slots=True)
@@ -74,7 +71,7 @@ class TorchRuntime:
         if self._device.type == "cpu" and options.precision == "fp16":
             raise UsageError("precision 'fp16' is not available with torch on the CPU; use bf16")
         if model.format == "torchscript":
-            self._network, self.spec = _load_torchscript(torch, model)
+            self._network, self.spec = load_script(torch, model)
             if options.precision != "fp32":
                 raise UsageError(
                     "a TorchScript file runs in the precision it was traced in; leave out precision"
@@ -178,54 +175,3 @@ def cuda_device(torch: Any, name: str) -> Any:
             f"numbered from 0"
         )
     return torch.device(name)
-
-
-def _load_torchscript(torch: Any, model: Model) -> tuple[Any, ModelSpec]:
-    """Read a TorchScript file and learn its shapes by running it."""
-    extra = {"config.txt": ""}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.jit is on its way out
-            network = torch.jit.load(str(model.path), map_location="cpu", _extra_files=extra)
-        network.eval()
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{model.path} cannot be read as TorchScript: {error}") from error
-    text = extra["config.txt"]
-    try:
-        raw = json.loads(text) if text else {}
-    except ValueError as error:
-        raise ModelError(f"{model.path}: its config.txt is no JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ModelError(f"{model.path}: its config.txt should hold keys and values")
-    metadata = parse_metadata(raw, origin=str(model.path))
-    size = metadata.imgsz or (640, 640)
-    channels = metadata.channels or 3
-    batch = int(raw.get("batch", 1)) if str(raw.get("batch", 1)).isdigit() else 1
-    dynamic = isinstance(raw.get("args"), dict) and raw["args"].get("dynamic") is True
-    outputs = _run_once(torch, network, model, (batch, channels, *size))
-    # A traced network has its anchors baked in for one size; the batch is free unless said.
-    shapes: list[Shape] = [(None, *output.shape[1:]) for output in outputs]
-    fixed_batch = None
-    if not dynamic:
-        try:
-            more = _run_once(torch, network, model, (batch + 1, channels, *size))
-        except ModelError:
-            fixed_batch = batch
-        else:
-            if any(len(output) != batch + 1 for output in more):
-                fixed_batch = batch
-    signature = Signature(
-        inputs=((fixed_batch, channels, *((None, None) if dynamic else size)),),
-        outputs=tuple(shapes),
-    )
-    return network, spec_from(signature, metadata, model.options.overrides, origin=str(model.path))
-
-
-def _run_once(torch: Any, network: Any, model: Model, shape: tuple[int, ...]) -> Any:
-    try:
-        with torch.inference_mode():
-            out = network(torch.zeros(shape))
-    except RuntimeError as error:
-        last = str(error).strip().splitlines()[-1:]
-        raise ModelError(f"{model.path} cannot run an input of shape {shape}: {last}") from error
-    return out if isinstance(out, tuple | list) else (out,)

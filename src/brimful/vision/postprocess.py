@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -111,7 +111,10 @@ def build_postprocess(spec: ModelSpec, config: PostprocessConfig) -> Postprocess
         if not placed:
             return []
         rows = select_each(select, outputs[0], len(placed), spec, config, params)
-        return finish(rows, outputs[1:], placed, spec)
+        errors = unknown_classes(rows, spec)
+        if errors:
+            rows = rows.where(~np.isin(rows.image, list(errors)))
+        return _failed(finish(rows, outputs[1:], placed, spec), {}, errors, placed, spec)
 
     return postprocess
 
@@ -128,14 +131,46 @@ def _finish_selected(
         )
     if not placed:
         return []
-    if errors:
-        good = ~np.isin(rows.image, list(errors))
+    unknown = unknown_classes(rows, spec)
+    if errors or unknown:
+        good = ~np.isin(rows.image, [*errors, *unknown])
         rows = rows.where(good)
         masks = None if masks is None else masks.where(good)
     if masks is None:
         found = finish(rows, selected.arrays, placed, spec)
     else:
         found = segment_encoded(rows, masks, placed, spec)
-    for position, error in errors.items():
+    return _failed(found, errors, unknown, placed, spec)
+
+
+def unknown_classes(rows: Rows, spec: ModelSpec) -> dict[int, str]:
+    """Return an error for each image with a class id that has no name, by its position.
+
+    Only the output of an NMS-free head holds class ids, and a file may name fewer than there are.
+    """
+    unknown = (rows.class_id < 0) | (rows.class_id >= spec.classes)
+    if not unknown.any():
+        return {}
+    found: dict[int, str] = {}
+    for image, class_id in zip(rows.image[unknown], rows.class_id[unknown], strict=True):
+        found.setdefault(
+            int(image),
+            f"the model found class {class_id}, and only the classes 0 to {spec.classes - 1} have "
+            "names; give the name of every class with --names",
+        )
+    return found
+
+
+def _failed(
+    found: list[Detections],
+    bad: Mapping[int, str],
+    unknown: Mapping[int, str],
+    placed: Sequence[Placed],
+    spec: ModelSpec,
+) -> list[Detections]:
+    """Put the failures of images in their places: of bad images, and of classes without a name."""
+    for position, error in unknown.items():
+        found[position] = placed[position].failed(spec, error, "runtime")
+    for position, error in bad.items():
         found[position] = placed[position].failed(spec, error)
     return found

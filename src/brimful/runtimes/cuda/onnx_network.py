@@ -70,7 +70,7 @@ class OnnxNetwork:
         self._path = in_precision(model, precision)
         session = open_on_cpu(self._path, threads=1)
         self.spec: ModelSpec = read_spec(session, model)
-        self.dtype: Any = torch.float16 if takes_half(session, self._path) else torch.float32
+        self.dtype: Any = torch.float16 if takes_half(session) else torch.float32
         (self.input,) = [Port.of(port) for port in session.get_inputs()]
         self.outputs = [Port.of(port) for port in session.get_outputs()]
         for port in self.outputs:

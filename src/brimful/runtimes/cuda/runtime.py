@@ -17,7 +17,7 @@ import torch
 
 from brimful.announce import announced
 from brimful.errors import RuntimeFailedError
-from brimful.models.artifact import artifact, digest_of
+from brimful.models.artifact import artifact
 from brimful.models.model import Model
 from brimful.runtimes.cuda.budget import Budget, knee, sizes_to_try
 from brimful.runtimes.cuda.context import prepare_context
@@ -283,7 +283,7 @@ class TorchCudaRuntime:
         """Go on with the smallest batch that is nearly as fast as the largest that fits."""
         device = torch.cuda.get_device_name(self._device)
         facts = {
-            "model": digest_of(model.path),
+            "model": model.digest,
             "runtime": self.name,
             "device": device,
             "torch": torch.__version__,

@@ -177,7 +177,7 @@ def compiled(
     def build(folder: Path) -> None:
         (folder / "cubin").write_bytes(_compile(compiler, text, name, options))
 
-    return (artifact(f"cuda-{name}", facts, build) / "cubin").read_bytes()
+    return (artifact(f"cuda-{name}", facts, build, runs=True) / "cubin").read_bytes()
 
 
 def _compile(compiler: Any, text: str, name: str, options: list[str]) -> bytes:

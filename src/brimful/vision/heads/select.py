@@ -86,7 +86,8 @@ def select_nms_free(
         image=image,
         boxes=rows[:, :4],
         confidence=rows[:, 4].copy(),  # results keep it, and not the rest of the row
-        class_id=rows[:, 5].astype(np.int32),
+        # An id that int32 cannot hold stays one that no model has.
+        class_id=np.clip(rows[:, 5], -1, np.float32(2**30)).astype(np.int32),
         extra=rows[:, 6:],
         truncated=np.zeros(count, np.bool_),
     )
