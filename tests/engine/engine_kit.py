@@ -137,13 +137,16 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.002)
 
 
+_WAIT = threading.Condition.wait.__code__
+
+
 def waits(thread: threading.Thread, function: Callable | None = None) -> bool:
     """Tell whether a thread waits on a condition: in `function` itself, if that is given.
 
     A notification that follows reaches it.
     """
     frame = sys._current_frames().get(thread.ident or 0)
-    if frame is None or frame.f_code is not threading.Condition.wait.__code__:
+    if frame is None or frame.f_code is not _WAIT:
         return False
     caller = frame.f_back
     return function is None or (caller is not None and caller.f_code is function.__code__)

@@ -127,11 +127,17 @@ class World:
         self._number = 0
 
     def requests(
-        self, count: int, source: Hashable = "s", *, width: int = SIDE, **options
+        self,
+        count: int,
+        source: Hashable = "s",
+        *,
+        height: int = SIDE,
+        width: int = SIDE,
+        **options,
     ) -> list[Request]:
         made = []
         for _ in range(count):
-            image = SourceImage(index=self._number, key="x", payload=Payload((SIDE, width)))
+            image = SourceImage(index=self._number, key="x", payload=Payload((height, width)))
             made.append(
                 Request(
                     image,
@@ -159,6 +165,11 @@ class World:
         wanted, dropped = taken
         self.finish(dropped)
         return wanted
+
+    def requests_taken(self, count: int, source: Hashable = "s", **options) -> list[Request]:
+        """Admit requests and take them."""
+        self.admit(count, source, **options)
+        return self.take()
 
     def waiting(self, requests: list[Request]) -> dict[Size, list[Ready]]:
         """Place requests, as a decode worker does."""

@@ -293,3 +293,12 @@ def test_more_than_there_is_room_for_cannot_join():
     with pytest.raises(ValueError, match="2 images do not fit, only 1"):
         b.join(batch, [Member(3), Member(4)], 0.0)
     assert members([batch]) == [[1, 2]] and batch.unwritten == 2
+
+
+def test_of_those_that_are_overdue_the_oldest_goes_whatever_canvas_ran_last():
+    b = batcher(max_delay_ms=1000)
+    join(b, "before", now=0.0, canvas=SMALL)
+    assert members(b.due(0.0, idle=1, ahead=1)) == [["before"]]
+    join(b, "old", now=0.1, canvas=WIDE)
+    join(b, "young", now=0.2, canvas=SMALL)
+    assert members(b.due(5.0, idle=1, ahead=1)) == [["old"]]

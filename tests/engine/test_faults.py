@@ -17,6 +17,7 @@ from engine_kit import (
     eventually,
     gathered,
     gray,
+    jpeg,
     level_of,
 )
 
@@ -301,12 +302,27 @@ def test_a_callback_that_raises_costs_nobody_an_answer(caplog):
     assert caplog.text.count("a callback of a result raised") == len(kinds)
 
 
-def test_a_cancelled_future_disturbs_nobody():
+def test_cancelled_futures_disturb_nobody_and_are_not_run():
     gate = Gate()
-    with debug_engine(faults=GATED, sleep=gate) as engine:
+    with debug_engine(faults=GATED, sleep=gate, batch=13, max_delay_ms=1e6) as engine:
+        first = engine.submit(gray(0))
+        gate.await_waiting()
         futures = [engine.submit(gray(i)) for i in range(12)]
-        assert futures[3].cancel()
+        eventually(gathered(engine, 12), "all are in a batch")
+        assert futures[3].cancel() and futures[7].cancel()
         gate.open()
-        rest = [level_of(f.result(PATIENCE_S)) for i, f in enumerate(futures) if i != 3]
-        assert rest == [0, 1, 2, *range(4, 12)]
+        left = [i for i in range(12) if i not in (3, 7)]
+        assert [level_of(futures[i].result(PATIENCE_S)) for i in left] == left
+        assert level_of(first.result(PATIENCE_S)) == 0
+        assert engine.runtime.batches == [1, 10]
         assert engine.health == "ok"
+
+
+@pytest.mark.parametrize("make", [gray, jpeg])
+def test_a_poison_image_alone_is_no_broken_device(make):
+    """The image of the probe is a blank one, in the slot of the one that failed."""
+    faults = DebugFaults(poison_level=13)
+    with debug_engine(batch=1, encoded="decode", faults=faults) as engine:
+        assert engine.submit(make(13)).result(PATIENCE_S).failure == "runtime"
+        assert engine.runtime.batches == [1, 1, 1]
+        assert level_of(engine.submit(make(14)).result(PATIENCE_S)) == 14

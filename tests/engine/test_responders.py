@@ -49,7 +49,7 @@ def leave() -> None:
 
 
 def run_in_one_batch(harness: Harness, gate: Gate, responders: list[Recorder]) -> None:
-    """Have two images of each responder in a batch, and two of each that no slot is left for."""
+    """Have two images of each responder in a batch on the device, and two more in the next."""
     first = harness.submit(gray(0), source="first")
     gate.await_waiting()
     for responder in responders:
@@ -59,6 +59,7 @@ def run_in_one_batch(harness: Harness, gate: Gate, responders: list[Recorder]) -
         harness.admit([gray(12), gray(13)], Shifted(responder))
     gate.open(1)
     assert level_of(first.result(PATIENCE_S)) == 0
+    eventually(lambda: harness.load().running == 2, "the next full batch waits behind that")
 
 
 class Shifted:

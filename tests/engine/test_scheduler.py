@@ -7,7 +7,7 @@ import weakref
 from collections import Counter
 
 import pytest
-from scheduler_kit import World, numbers
+from scheduler_kit import World, WouldWaitError, numbers
 
 from brimful.engine.request import State
 from brimful.engine.scheduler import SlotError
@@ -173,6 +173,29 @@ def test_the_kept_slot_is_taken_by_the_newcomer_and_by_no_other():
     world.launch(joined)
     (going,) = world.land(running)
     assert [r.source for r in going.members] == ["camera"], "it launched longer ago: never"
+
+
+def test_a_source_in_batches_does_not_open_a_batch_in_the_kept_slot():
+    world = World(slots=3, batch=4, ahead=0)
+    world.join(world.requests_taken(1, "job"))
+    world.join(world.requests_taken(1, "job", width=32))
+    third = world.requests_taken(1, "job", height=32)
+    with pytest.raises(WouldWaitError):
+        world.join(third)
+    camera = world.requests_taken(1, "camera", height=32)
+    assert [j.batch.canvas for j in world.join(camera)] == [(32, 64)]
+    assert [j.position for j in world.join(third)] == [1], "what is open is open to all"
+
+
+def test_a_source_that_has_nothing_left_counts_as_new():
+    world = World(slots=9, batch=1, ahead=0)
+    (first,) = world.run(1, "a")
+    world.run(1, "b")
+    (second,) = world.land(first)
+    world.run(1, "a")
+    world.run(1, "c")
+    (third,) = world.land(second)
+    assert third.members[0].source == "a", "it came before c, and neither has launched"
 
 
 def test_what_cannot_be_decoded_makes_room_for_others():

@@ -53,9 +53,8 @@ def test_a_chunk_that_does_not_fit_waits_for_the_rest_of_its_room():
 def test_bytes_that_come_free_let_a_feeder_in():
     world = World(queue_bytes=100)
     made = world.admit(1, nbytes=100)
+    world.join(world.take())
     feeder = Call(lambda: world.scheduler.admit(world.requests(1, nbytes=1), wait=True)).blocks()
-    world.take()
-    feeder.blocks()
     world.finish(made)
     assert feeder.result() == (1, [])
 
@@ -73,7 +72,7 @@ def test_a_drain_lets_feeders_go_and_waits_for_the_last_outcome():
     world = World(queue=5)
     world.admit(4)
     feeder = Call(lambda: world.scheduler.admit(world.requests(2), wait=True)).blocks()
-    drain = Call(lambda: world.scheduler.drain(PATIENCE_S)).blocks()
+    drain = Call(lambda: world.scheduler.drain(None)).blocks()
     assert feeder.result() == (0, [])
     taken = world.take()
     world.finish(taken[1:])
@@ -170,10 +169,45 @@ def test_while_one_makes_a_slot_others_of_its_canvas_wait_for_it():
     assert one.batch is two.batch and world.runtime.allocated == 1
 
 
+def test_while_one_makes_a_slot_nobody_opens_another_batch_of_its_canvas():
+    world = World(slots=4, batch=2)
+    (running,) = world.run(2)
+    entered, leave = threading.Event(), threading.Event()
+    allocate = world.runtime.allocate
+
+    def slowly(canvas, *, capacity=None):
+        entered.set()
+        assert leave.wait(PATIENCE_S)
+        return allocate(canvas, capacity=capacity)
+
+    world.runtime.allocate = slowly
+    world.admit(2)
+    first, second = (world.waiting(world.take(1)) for _ in range(2))
+    maker = Call(lambda: world.scheduler.join(first))
+    assert entered.wait(PATIENCE_S)
+    world.land(running)  # its slot is free, and of that canvas
+    other = Call(lambda: world.scheduler.join(second)).blocks()
+    leave.set()
+    (one,), (two,) = maker.result(), other.result()
+    assert one.batch is two.batch
+
+
+@pytest.mark.parametrize("deadline", [None, 200.0])
+def test_the_clock_is_woken_by_the_first_image_and_by_an_earlier_deadline(monkeypatch, deadline):
+    wait = threading.Condition.wait
+    monkeypatch.setattr(threading.Condition, "wait", lambda self, timeout=None: wait(self))
+    world = World(slots=9, batch=4, ahead=0)
+    if deadline is not None:
+        world.join(world.requests_taken(1))
+    clock = Call(lambda: world.scheduler.await_due(1e9)).blocks()  # for ever, if nobody wakes it
+    world.join(world.requests_taken(1, deadline=deadline))
+    assert clock.result() is True
+
+
 def test_the_last_landing_ends_the_wait_for_the_device():
     world = World(batch=1, ahead=1)
     (first,), (second,) = world.run(1), world.run(1)
-    waiter = Call(lambda: world.scheduler.await_landings(PATIENCE_S)).blocks()
+    waiter = Call(lambda: world.scheduler.await_landings(1e6)).blocks()
     world.scheduler.landed(first, None, good=True)
     waiter.blocks()
     world.scheduler.landed(second, None, good=False)
@@ -209,6 +243,6 @@ def test_a_stop_wakes_everybody():
 def test_a_stop_ends_a_drain():
     world = World()
     world.admit(1)
-    drain = Call(lambda: world.scheduler.drain(PATIENCE_S)).blocks()
+    drain = Call(lambda: world.scheduler.drain(None)).blocks()
     world.scheduler.stop(EngineStoppedError("over"))
     assert drain.result() is True
