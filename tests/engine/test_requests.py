@@ -654,3 +654,37 @@ def test_restarted_stages_leave_nothing_of_the_old_ones():
             lambda: len(brimful_threads() - before) <= usual, "the old stages' threads have ended"
         )
     assert brimful_threads() <= before
+
+
+def test_cameras_are_bounded_as_everybody_is():
+    """The newest image of a camera needs room when nothing of the camera waits."""
+    gate = Gate()
+    with debug_engine(faults=GATED, sleep=gate, batch=1, workers=1, queue=5) as engine:
+        with pytest.raises(QueueFullError):
+            for camera in range(1000):
+                engine.submit(gray(1), client=camera, line="newest", wait=False)
+        assert engine.load().waiting <= 5
+        gate.open()
+
+
+def test_a_swap_refuses_nobody_who_submits_meanwhile():
+    with debug_engine(batch=4) as engine:
+        stop = threading.Event()
+        faults: list[BaseException] = []
+
+        def client(number: int) -> None:
+            try:
+                while not stop.is_set():
+                    assert level_of(engine.submit(gray(number)).result(PATIENCE_S)) == number
+            except BaseException as error:
+                faults.append(error)
+
+        clients = [threading.Thread(target=client, args=(i,)) for i in range(8)]
+        for thread in clients:
+            thread.start()
+        for _ in range(20):
+            engine.swap(DebugRuntime(RuntimeOptions(max_batch=4)))
+        stop.set()
+        for thread in clients:
+            thread.join(PATIENCE_S)
+        assert faults == []

@@ -442,13 +442,17 @@ class Engine:
                         return admitted
                     raise EngineStoppedError("the engine finishes what it has and takes no more")
             except EngineStoppedError as error:
-                if self._restarting(pipeline):
+                if self._restarting(pipeline) or self._swapped(pipeline):
                     continue
                 if not admitted:
                     raise
                 rest = requests[admitted:]
                 rest[0].responder.fail(rest, error)
                 return len(requests)
+
+    def _swapped(self, pipeline: Pipeline) -> bool:
+        """Tell whether another pipeline has taken over from this one."""
+        return self._pipeline is not pipeline and not self._closed
 
     def _restarting(self, pipeline: Pipeline) -> bool:
         """Wait for the next pipeline where this one's stages are being restarted."""

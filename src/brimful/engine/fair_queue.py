@@ -64,6 +64,10 @@ class FairQueue(Generic[T]):
         """Return how many more items of a source may wait."""
         return self._room.units(source)
 
+    def waits(self, source: Hashable, priority: int) -> bool:
+        """Tell whether a source has items of a priority waiting."""
+        return source in self._levels.get(priority, ())
+
     def offer(self, items: Sequence[T]) -> int:
         """Let items of one source and priority wait, the first ones that there is room for.
 

@@ -49,6 +49,10 @@ Landed = tuple[RunningBatch, Outputs | None, BaseException | None]
 """A batch whose forward has ended, and its outputs or its error."""
 
 
+class _PostprocessError(RuntimeFailedError):
+    """The forward succeeded, and what it computed could not be turned into detections."""
+
+
 class Pipeline:
     """One generation of stages around a runtime."""
 
@@ -251,9 +255,7 @@ class Pipeline:
         except ModelError:  # the outputs are not what the model's facts say, for any image
             raise
         except Exception as error:
-            failed = RuntimeFailedError(f"postprocess failed: {explain(error)}")
-            failed.__cause__ = error
-            return failed
+            return _PostprocessError(f"postprocess failed: {explain(error)}")
         self._stats.add("postprocess", time.perf_counter() - started)
         with self._breaking:
             self._breaker.succeeded()
@@ -284,6 +286,8 @@ class Pipeline:
             self._runtime, running.slot, len(members), _params(members), error, timeout_s=stall_s
         )
         for part, outcome in results:
+            if self.error is not None:
+                return
             chosen = members[part.start : part.stop]
             fault = outcome if isinstance(outcome, BaseException) else self._finish(chosen, outcome)
             if fault is not None:
@@ -293,7 +297,7 @@ class Pipeline:
         if not failed:
             return
         last = failed[-1][1]
-        if isinstance(last, OutOfMemoryError) or last.__cause__ is not None:
+        if isinstance(last, OutOfMemoryError | _PostprocessError):
             self._count_failure(last)  # a blank image would tell nothing
         else:
             self._probe(running, last)

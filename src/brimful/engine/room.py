@@ -26,6 +26,7 @@ class Room:
         self.capacity = capacity
         self._held: dict[Hashable, int] = {}
         self._total = 0
+        self._larger = 0
 
     @property
     def total(self) -> int:
@@ -40,9 +41,14 @@ class Room:
         return max(share, 1 if free > 0 and held == 0 else 0)
 
     def fits(self, source: Hashable, amount: int) -> bool:
-        """Tell whether a source may take one item of `amount`; an empty room takes any."""
+        """Tell whether a source may take one item of `amount`.
+
+        An empty room takes any, and one item may be larger than all of it at a time.
+        """
         if not amount or not self._total:
             return True
+        if amount > self.capacity:
+            return not self._larger
         free = self.capacity - self._total - amount
         held = self._held.get(source, 0)
         return free >= 0 and (held == 0 or held + amount <= SHARE * free)
@@ -52,11 +58,13 @@ class Room:
         if amount:
             self._held[source] = self._held.get(source, 0) + amount
             self._total += amount
+            self._larger += amount > self.capacity
 
     def give(self, source: Hashable, amount: int) -> None:
         """Count what a source gave back."""
         if amount:
             self._total -= amount
+            self._larger -= amount > self.capacity
             left = self._held[source] - amount
             if left:
                 self._held[source] = left

@@ -206,7 +206,7 @@ class Scheduler:
                     raise EngineStoppedError(str(self._error)) from self._error
                 if self._draining or not first.responder.wanted(first):
                     return admitted, []
-                if first.line == "newest":
+                if first.line == "newest" and self._queue.waits(first.source, first.priority):
                     return self._replace(requests)
                 admitted += self._offer(requests[admitted:] if admitted else requests)
                 if admitted == len(requests) or not wait:
