@@ -245,8 +245,16 @@ def _bmp(data: bytes) -> Header:
     return Header("BMP", (abs(height), abs(width)))  # a negative height: rows from the top down
 
 
-def _tiff(data: bytes) -> tuple[Size | None, int]:
-    """Return the stored size and the orientation from the first directory of a TIFF structure."""
+def _tiff(data: bytes, *, cut: bool = False) -> tuple[Size | None, int]:
+    """Return the stored size and the orientation from the first directory of a TIFF structure.
+
+    Args:
+        data: The structure.
+        cut: Take what there is of a directory that the data cuts, as OpenCV does of EXIF.
+
+    Raises:
+        struct.error, OverflowError: The data ends before its directory does.
+    """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
     entry_size, value_at, count_format, offset_format = (
@@ -258,9 +266,12 @@ def _tiff(data: bytes) -> tuple[Size | None, int]:
     values: dict[int, int] = {}
     sizes: dict[int, int | None] = {}
     for entry in range(at, at + entry_size * min(count, _MAX_TIFF_TAGS), entry_size):
+        if cut and entry + entry_size > len(data):
+            break
         tag, kind = struct.unpack_from(order + "HH", data, entry)
         if tag == _ORIENTATION_TAG:  # a SHORT; OpenCV reads one whatever type the entry claims
-            (values[tag],) = struct.unpack_from(order + "H", data, entry + value_at)
+            (value,) = struct.unpack_from(order + "H", data, entry + value_at)
+            values.setdefault(tag, value)
         elif tag in (_WIDTH_TAG, _HEIGHT_TAG):
             # libtiff takes the first one of a tag, other readers the last one: with two of them
             # it would not be known which size is decoded. So it is with types it may not take.
@@ -281,6 +292,6 @@ def _exif_orientation(exif: bytes) -> int:
     if exif[2:4] != (b"*\0" if exif[:2] == b"II" else b"\0*"):
         return 1
     try:
-        return _tiff(exif)[1]
+        return _tiff(exif, cut=True)[1]
     except (struct.error, OverflowError):  # as in `read_header`
         return 1
