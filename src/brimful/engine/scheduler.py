@@ -276,11 +276,13 @@ class Scheduler:
         share = min(limit, -(-len(self._queue) // sharers))
         if not share:
             return []
-        room = (self._slots.left - self._kept) * self._per_slot
-        room += self._batcher.room - self._preparing
+        room = self._slots.left * self._per_slot + self._batcher.room - self._preparing
+        kept = self._kept * self._per_slot
+        if room > kept:
+            return self._queue.take(min(share, room - kept))
         if room > 0:
-            return self._queue.take(min(share, room))
-        return self._queue.take(1, lambda source: source not in self._in_batches)
+            return self._queue.take(1, lambda source: source not in self._in_batches)
+        return []
 
     def _sort_out(self, taken: list[Request]) -> tuple[list[Request], list[Request]]:
         """Tell requests to decode from those that nobody wants or that are too late."""
