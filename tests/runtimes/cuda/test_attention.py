@@ -17,6 +17,7 @@ from torch import nn
 from brimful.models.checkpoint import load_checkpoint
 from brimful.models.signature import SpecOverrides
 from dispatched import Dispatched
+from interpreter import sum_products_in_order
 from model_files import saved
 from oracles import asset, shared
 
@@ -28,11 +29,13 @@ ROUNDING = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 def arithmetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let Triton's interpreter compute in bfloat16 as a GPU does, and warn of nothing.
 
-    It multiplies the bits as if they were integers, and cuts them off where a GPU rounds.
+    It multiplies the bits as if they were integers, and cuts them off where a GPU rounds. Products
+    are summed in a fixed order, whatever numpy's matrix product does on this CPU.
     """
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
+    sum_products_in_order(monkeypatch)
     multiply, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
 
     def widened(handle: Any) -> Any:
