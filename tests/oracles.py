@@ -17,18 +17,9 @@ import pytest
 
 from brimful.detections import Detections
 from brimful.spec import ModelSpec
+from shared_files import shared as shared
 
 os.environ.setdefault("YOLO_OFFLINE", "1")  # Ultralytics probes the network when imported
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def shared(*parts: str) -> Path:
-    """Return a path of the shared weights and photographs, or skip the test."""
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"../shared/{'/'.join(parts)} is not there")
-    return path
 
 
 def asset(name: str) -> Path:

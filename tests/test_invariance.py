@@ -22,7 +22,7 @@ from brimful.models.model import open_model
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
 from model_files import artifact_cache, opened, outputs_of, scratch  # noqa: F401
-from oracles import shared
+from shared_files import shared
 
 BATCHES = (1, 2, 3, 7, 16)
 SIDE = 320

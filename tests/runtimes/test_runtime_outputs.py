@@ -15,7 +15,7 @@ from brimful.runtimes.debug import DebugFaults, DebugRuntime
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import OutOfMemoryError, RuntimeOptions
 from model_files import opened, outcome_of, outputs_of, saved, scratch
-from oracles import shared
+from shared_files import shared
 
 CANVAS = (96, 160)
 

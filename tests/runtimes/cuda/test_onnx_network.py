@@ -29,7 +29,7 @@ from model_files import (
     saved,
     ultralytics_export,
 )
-from oracles import shared
+from shared_files import shared
 
 CPU = torch.device("cpu")
 MODELS = (
