@@ -158,8 +158,9 @@ def staleness(root: Path, results: dict[str, Any], folders: tuple[str, ...]) -> 
     else:
         behind = git(root, "rev-list", "--count", f"{commit}..HEAD", "--", *folders)
         if behind != "0":
+            commits = "1 commit" if behind == "1" else f"{behind} commits"
             said.append(
-                f"the results of the GPU tests are {behind} commits behind {last[:12]}, the last "
+                f"the results of the GPU tests are {commits} behind {last[:12]}, the last "
                 f"one that changed {' or '.join(folders)}: run `make test-gpu`"
             )
     return "; ".join(said) or None
