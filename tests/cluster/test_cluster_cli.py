@@ -84,15 +84,25 @@ def expected(grays, tmp_path_factory) -> bytes:
     return output.read_bytes()
 
 
-def test_the_bundled_model_on_two_processes_writes_the_same_bytes(tmp_path):
+def test_the_bundled_model_on_two_processes_finds_the_same(tmp_path):
+    """Batches differ, and so may the order in which a library sums: coordinates may be rounded."""
     write_dataset(tmp_path / "data", 12, seed=3, size=(240, 320), workers=1)
     job = ("--model", "demo", "--source", tmp_path / "data" / "images", "--imgsz", 192)
     one = run(*job, "--output", tmp_path / "one.jsonl")
     two = run(*job, "--output", tmp_path / "two.jsonl", *BOTH)
     assert one.returncode == two.returncode == 0, two.stderr
-    written = (tmp_path / "one.jsonl").read_bytes()
-    assert written == (tmp_path / "two.jsonl").read_bytes()
-    assert written.count(b"class_name") > 12
+    rows = [
+        [orjson.loads(line) for line in (tmp_path / name).read_bytes().splitlines()]
+        for name in ("one.jsonl", "two.jsonl")
+    ]
+    assert sum(len(row["detections"]) for row in rows[0]) > 12
+    for left, right in zip(*rows, strict=True):
+        found, others = left.pop("detections"), right.pop("detections")
+        assert left == right
+        for detection, other in zip(found, others, strict=True):
+            assert other.pop("bbox") == pytest.approx(detection.pop("bbox"), abs=0.02)
+            assert other.pop("confidence") == pytest.approx(detection.pop("confidence"), abs=1e-3)
+            assert other == detection
     said = two.stderr.decode()
     assert "12 images" in said and "devices cpu cpu" in said and " limits: " in said
 
