@@ -9,12 +9,16 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 demo: $(VENV)/.core
 	$(BIN)/brimful demo --run --out demo
 
-# Kernels in Triton's interpreter are half of the work, on one CPU each; the others want the machine.
+# Kernels in Triton's interpreter are half of the work. Two processes share each half, and the second
+# half runs whatever the first one finds.
 KERNELS := tests/runtimes/cuda tests/vision/cuda
+IN_TWO := --numprocesses 2 --dist worksteal
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses 2 $(KERNELS)
-	$(BIN)/python -m pytest $(addprefix --ignore ,$(KERNELS))
+	@failed=0; \
+	$(BIN)/python -m pytest $(IN_TWO) $(KERNELS) || failed=1; \
+	$(BIN)/python -m pytest $(IN_TWO) $(addprefix --ignore ,$(KERNELS)) || failed=1; \
+	exit $$failed
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check src tests benchmarks scripts
@@ -46,10 +50,12 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt $(NATIVE)
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.core
 
-# Both want a CUDA device, and fail without one.
+# Both want a CUDA device, and fail without one. What passed where is written to a file for CI, which
+# has no GPU (tests/gpu_report.py).
+GPU_TESTS := $(wildcard tests/runtimes/test_cuda*.py) $(KERNELS)
+
 test-gpu: $(VENV)/.dev
-	REQUIRE_CUDA=1 $(BIN)/python -m pytest -m gpu tests/runtimes
-	REQUIRE_CUDA=1 $(BIN)/python -m pytest $(KERNELS)
+	REQUIRE_CUDA=1 $(BIN)/python -m pytest --gpu-report=benchmarks/results/gpu_tests.json $(GPU_TESTS)
 
 bench-gpu: $(VENV)/.dev
 	$(BIN)/python benchmarks/gpu_decode_stress.py

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from shared_files import missing_line
+
 if not Path("/dev/nvidiactl").exists():
     # Kernels run in Triton's interpreter, which has to be said before anything imports Triton.
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -17,6 +19,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 settings.register_profile("brimful", deadline=None)
 settings.load_profile("brimful")
+
+pytest_plugins = ("gpu_report",)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what was skipped for want of the shared files."""
+    line = missing_line(terminalreporter.stats.get("skipped", []))
+    if line is not None:
+        terminalreporter.write_line(line, yellow=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -72,7 +72,7 @@ def ultralytics_export(path: Path, tag: str, **options: Any) -> Path:
     return Path(YOLO(copy).export(verbose=False, **options))
 
 
-def outcome_of(runtime: Any, slot: Any, count: int, *, timeout_s: float = 60) -> Any:
+def outcome_of(runtime: Any, slot: Any, count: int, *, timeout_s: float = 120) -> Any:
     """Run one forward and return its outputs or its error; None when it does not end in time."""
     told: list[Any] = []
     done = threading.Event()

@@ -6,6 +6,7 @@ Nothing here uses brimful's own vision code, so that a bug there cannot hide its
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,18 +18,9 @@ import pytest
 
 from brimful.detections import Detections
 from brimful.spec import ModelSpec
+from shared_files import shared as shared
 
 os.environ.setdefault("YOLO_OFFLINE", "1")  # Ultralytics probes the network when imported
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-def shared(*parts: str) -> Path:
-    """Return a path of the shared weights and photographs, or skip the test."""
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"../shared/{'/'.join(parts)} is not there")
-    return path
 
 
 def asset(name: str) -> Path:
@@ -51,8 +43,14 @@ def random_model(yaml_name: str, seed: int, nc: int = 5, passing: float = 0.01) 
         passing: Fraction of the scores (anchors x classes) above 0.25.
 
     Returns:
-        An `ultralytics.YOLO`.
+        An `ultralytics.YOLO`, which the caller may change.
     """
+    return copy.deepcopy(_random_model(yaml_name, seed, nc, passing))
+
+
+@functools.cache
+def _random_model(yaml_name: str, seed: int, nc: int, passing: float) -> Any:
+    """Build the model of `random_model`, which takes seconds, once a process."""
     import cv2
     import torch
     from torch import nn

@@ -1,11 +1,9 @@
 """Neighbours never change a result: not the batch size, not the position, not the order.
 
-What holds for each runtime, on the CPU:
-
-- `onnxruntime`, `openvino`: bit by bit. Their kernels reduce within one image, in an order that
-  does not depend on the batch.
-- `torch`, `torchscript`: within 1e-3 px and 1e-5 of a score. oneDNN blocks a convolution by the
-  size of the batch, and so sums in another order.
+What holds for each runtime, on the CPU: within 1e-3 px and 1e-5 of a score. A library may sum in
+another order for another batch, as oneDNN does, which blocks a convolution by the size of the
+batch; which kernels it takes depends on the CPU. Results of `onnxruntime` and `openvino` were the
+same bit by bit on all CPUs tried, but neither library promises that.
 """
 
 import itertools
@@ -22,12 +20,11 @@ from brimful.models.model import open_model
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
 from model_files import artifact_cache, opened, outputs_of, scratch  # noqa: F401
-from oracles import shared
+from shared_files import shared
 
 BATCHES = (1, 2, 3, 7, 16)
 SIDE = 320
-EXACT = ("onnxruntime", "openvino")
-ROUNDED = ("torch", "torchscript")
+RUNTIMES = ("onnxruntime", "openvino", "torch", "torchscript")
 NAMES = '{"names": %s, "task": "detect", "stride": 32, "imgsz": [320, 320]}'
 
 
@@ -54,19 +51,15 @@ def photos():
     return {path.name: cv2.imread(str(path)) for path in paths}
 
 
-def same(ours, reference, runtime):
+def same(ours, reference):
     assert len(ours) == len(reference)
     assert np.array_equal(ours.class_id, reference.class_id)
     assert ours.canvas == reference.canvas
-    if runtime in EXACT:
-        assert np.array_equal(ours.boxes, reference.boxes)
-        assert np.array_equal(ours.confidence, reference.confidence)
-    else:
-        assert np.abs(ours.boxes - reference.boxes).max(initial=0) < 1e-3
-        assert np.abs(ours.confidence - reference.confidence).max(initial=0) < 1e-5
+    assert np.abs(ours.boxes - reference.boxes).max(initial=0) < 1e-3
+    assert np.abs(ours.confidence - reference.confidence).max(initial=0) < 1e-5
 
 
-@pytest.mark.parametrize("runtime", EXACT + ROUNDED)
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_order_and_batch(runtime):
     """The same images shuffled, through the whole engine."""
     images = photos()
@@ -88,12 +81,12 @@ def test_order_and_batch(runtime):
             assert len({d.canvas for d in found}) == (1 if runtime == "torchscript" else 5)
             continue
         for key, result in results.items():
-            same(result, reference[key], runtime)
+            same(result, reference[key])
     assert largest > 1  # otherwise nothing was tested
 
 
 @pytest.mark.parametrize("name", ["yolo26n-coco", "yolov8n-coco"])
-@pytest.mark.parametrize("runtime", EXACT + ROUNDED)
+@pytest.mark.parametrize("runtime", RUNTIMES)
 def test_every_position(runtime, name):
     """One image in every position of every batch, between neighbours that differ each time."""
     image = cv2.resize(next(iter(photos().values())), (SIDE, SIDE))
@@ -120,10 +113,7 @@ def test_every_position(runtime, name):
                 slot.inputs[i] = pixels(neighbours[next(turn) % len(neighbours)])
             slot.inputs[position] = pixels(image)
             found = outputs_of(loaded, slot, batch)[0][position]
-            if runtime in EXACT:
-                assert np.array_equal(found, alone), (batch, position)
-            else:
-                sure = alone[:, 4] > 0.05 if alone.shape[-1] == 6 else ...
-                gap = np.abs(found[sure] - alone[sure]).max()
-                assert gap < 1e-3, (batch, position)
+            sure = alone[:, 4] > 0.05 if alone.shape[-1] == 6 else ...
+            gap = np.abs(found[sure] - alone[sure]).max()
+            assert gap < 1e-3, (batch, position)
     loaded.close()

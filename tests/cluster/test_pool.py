@@ -14,6 +14,7 @@ import orjson
 import pytest
 from cluster_kit import (
     OPEN,
+    PATIENCE_S,
     Grays,
     GraysInLists,
     bad_payloads,
@@ -145,7 +146,7 @@ def test_a_lone_image_needs_no_others(pool):
     class Patient(Grays):
         def __iter__(self):
             for image in super().__iter__():
-                assert came.acquire(timeout=20)
+                assert came.acquire(timeout=PATIENCE_S)
                 yield image
 
     results = []
@@ -202,7 +203,7 @@ def test_a_stalled_process_stops_the_feeder_and_not_the_memory(tmp_path):
         time.sleep(0.2)
         assert (source.handed_out, len(results)) == before
         (tmp_path / OPEN).touch()
-        consumer.join(30)
+        consumer.join(PATIENCE_S)
         assert not consumer.is_alive()
     check(results, 2 * pool.window)
 

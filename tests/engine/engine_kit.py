@@ -19,7 +19,7 @@ from brimful.runtimes.debug import DebugFaults, DebugRuntime, EncodedMode
 from brimful.runtimes.runtime import RuntimeOptions
 from brimful.sources.image import SourceImage
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0  # ends a test that hangs, on the slowest machine
 """How long a test waits for what must happen; only a broken engine comes near it."""
 
 

@@ -323,7 +323,7 @@ def test_memory_is_flat_over_twenty_thousand_images():
         env={**os.environ, **allocator},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

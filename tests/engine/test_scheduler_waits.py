@@ -9,6 +9,7 @@ import pytest
 from engine_kit import PATIENCE_S, eventually, waits
 from scheduler_kit import World, numbers
 
+from brimful.engine.scheduler import Joined
 from brimful.errors import EngineStoppedError
 
 
@@ -119,12 +120,26 @@ def test_a_newcomer_wakes_a_worker_that_had_no_room_for_others():
     assert [r.source for r in worker.result()[0]] == ["camera"]
 
 
-def test_a_slot_that_comes_free_wakes_who_needs_one_of_another_canvas():
-    world = World(slots=1, batch=2, ahead=0)
-    (running,) = world.run(2, "a")
+def no_slot_left(world: World) -> list[Joined]:
+    """Use both slots of a world with batches of two; return a part that is still to be written.
+
+    There was room for two more, and those that are taken afterwards are of other canvases.
+    """
+    world.admit(1, "a")
     world.admit(1, "b", width=32)
-    world.admit(1, "c")
-    waiting = [world.waiting(world.take()) for _ in range(2)]
+    partial = world.join(world.take(1))
+    world.join(world.take(1))
+    return partial
+
+
+def test_a_slot_that_comes_free_wakes_who_needs_one_of_another_canvas():
+    world = World(slots=2, batch=3, ahead=0)
+    (running,) = world.run(3, "a")
+    world.admit(1, "b")
+    world.join(world.take(1))  # the other slot has room for two more, but of its own canvas
+    world.admit(1, "c", height=32)
+    world.admit(1, "d", width=32)
+    waiting = [world.waiting(world.take(1)) for _ in range(2)]
     workers = [Call(lambda w=w: world.scheduler.join(w)).blocks() for w in waiting]
     world.land(running)
     eventually(lambda: any(w.outcome for w in workers), "one of them has joined")
@@ -132,20 +147,31 @@ def test_a_slot_that_comes_free_wakes_who_needs_one_of_another_canvas():
     (going,) = world.scheduler.written(first.outcome)
     world.land(going)
     canvases = {w.result()[0].batch.canvas for w in workers}
-    assert canvases == {(64, 32), (64, 64)}
+    assert canvases == {(32, 64), (64, 32)}
 
 
 def test_who_waits_for_a_slot_joins_the_batch_that_another_one_opens():
-    world = World(slots=1, batch=3, ahead=0)
-    (running,) = world.run(3, "a")
-    for source in "bcd":
-        world.admit(1, source)
-    waiting = [world.waiting(world.take()) for _ in range(3)]
+    world = World(slots=2, batch=2, ahead=0)
+    partial = no_slot_left(world)
+    for source in "cd":
+        world.admit(1, source, height=32)
+    waiting = [world.waiting(world.take(1)) for _ in range(2)]
     workers = [Call(lambda w=w: world.scheduler.join(w)).blocks() for w in waiting]
+    (running,) = world.scheduler.written(partial)
     world.land(running)
     joined = [part for worker in workers for part in worker.result()]
     assert len({id(part.batch) for part in joined}) == 1
-    assert sorted(part.position for part in joined) == [0, 1, 2]
+    assert sorted(part.position for part in joined) == [0, 1]
+
+
+def test_an_image_for_which_no_slot_has_room_stays_in_the_queue():
+    world = World(slots=1, batch=2, ahead=0)
+    (running,) = world.run(2, "a")
+    world.admit(1, "b")
+    worker = Call(lambda: world.scheduler.take(1)).blocks()
+    assert world.scheduler.load().waiting == 1
+    world.land(running)
+    assert [r.source for r in worker.result()[0]] == ["b"]
 
 
 def test_while_one_makes_a_slot_others_of_its_canvas_wait_for_it():
@@ -215,10 +241,11 @@ def test_the_last_landing_ends_the_wait_for_the_device():
 
 
 def test_a_stop_wakes_everybody():
-    world = World(slots=1, batch=1, queue=5, ahead=0)
-    (running,) = world.run(1, "a")
-    world.admit(1, "b")
+    world = World(slots=2, batch=2, queue=5, ahead=0)
+    partial = no_slot_left(world)
+    world.admit(2, "c", height=32)
     waiting = world.waiting(world.take())
+    (running,) = world.scheduler.written(partial)
     world.admit(3, "a")
     scheduler = world.scheduler
     partly = Call(lambda: scheduler.admit(world.requests(9, "a"), wait=True)).blocks()

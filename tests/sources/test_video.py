@@ -12,8 +12,8 @@ import pytest
 
 from brimful.errors import ImageError, MissingExtraError
 from brimful.sources import open_source
+from shared_files import shared
 
-VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
 MATRICES = {
     90: (0, 65536, 0, -65536, 0, 0, 240 << 16, 0, 1 << 30),
     180: (-65536, 0, 0, 0, -65536, 0, 320 << 16, 240 << 16, 1 << 30),
@@ -142,9 +142,7 @@ def test_without_pyav(clip, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["car-detection.mp4", "bottle-detection.mp4"])
 def test_real_clips(name):
-    path = VIDEOS / name
-    if not path.exists():
-        pytest.skip("no videos at ../shared")
+    path = shared("videos", name)
     expected = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):

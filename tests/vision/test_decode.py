@@ -19,8 +19,8 @@ from brimful.errors import ImageError, UsageError
 from brimful.vision import header as header_module
 from brimful.vision.decode import DecodeLimits, decode, read_size
 from brimful.vision.header import read_header
+from shared_files import shared
 
-SHARED = Path(__file__).parents[3] / "shared"
 SAMPLING = {
     "420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
     "422": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
@@ -149,9 +149,9 @@ def test_png_webp_bmp_tiff_equal_imread(tmp_path):
 
 
 def test_real_photos_equal_imread(tmp_path):
-    photos = [*sorted(SHARED.glob("photos/*.jpg")), *sorted(SHARED.glob("voc100/images/*.jpg"))]
-    if not photos:
-        pytest.skip("no photographs at ../shared")
+    folders = shared("photos"), shared("voc100", "images")
+    photos = [photo for folder in folders for photo in sorted(folder.glob("*.jpg"))]
+    assert photos
     for photo in photos[:25]:
         check_equal(tmp_path, photo.read_bytes())
 

@@ -1,4 +1,4 @@
-"""The context and streams, against a driver that tells what it was asked."""
+"""The context and streams, against a driver that keeps contexts, limits and streams."""
 
 from __future__ import annotations
 
@@ -13,25 +13,64 @@ from brimful.errors import RuntimeFailedError
 from brimful.runtimes.cuda import context, streams
 
 DEVICE = torch.device("cuda", 1)
+STACK_SIZE = 0  # CU_LIMIT_STACK_SIZE
+INVALID_CONTEXT, FAILURE = 201, 999
 
 
 class Driver:
-    """Tells what it was asked, and fails where it is told to."""
+    """The part of the CUDA driver that is used, in which the call `failing` fails.
+
+    Attributes:
+        limits: (ordinal of the context's device, limit) to the value that was set.
+        current: Ordinals of the contexts that are current to this thread, the last one on top.
+        streams: How many have been made.
+    """
 
     def __init__(self, failing: str = "") -> None:
-        self.said: list[Any] = []
         self.failing = failing
+        self.limits: dict[tuple[int, int], int] = {}
+        self.current: list[int] = []
+        self.streams = 0
+        self._initialized = False
 
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any) -> int:
-            values = [getattr(argument, "value", argument) for argument in arguments]
-            self.said.append((name, *(v for v in values if isinstance(v, int))))
-            if name == "cuStreamCreate":
-                pointer = ctypes.cast(arguments[0], ctypes.POINTER(ctypes.c_void_p))
-                pointer[0] = 4096 + len(self.said)
-            return 999 if name == self.failing else 0
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("cu") and name != "current" and name == self.failing:
+            return lambda *arguments: FAILURE
+        return super().__getattribute__(name)
 
-        return call
+    def cuInit(self, flags: int) -> int:
+        self._initialized = True
+        return 0
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:
+        assert self._initialized
+        ctypes.cast(device, ctypes.POINTER(ctypes.c_int))[0] = ordinal
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, pointer: Any, device: Any) -> int:
+        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_void_p))[0] = 4096 + device.value
+        return 0
+
+    def cuCtxPushCurrent_v2(self, pointer: Any) -> int:
+        self.current.append(pointer.value - 4096)
+        return 0
+
+    def cuCtxSetLimit(self, limit: int, value: Any) -> int:
+        if not self.current:
+            return INVALID_CONTEXT
+        self.limits[self.current[-1], limit] = value.value
+        return 0
+
+    def cuCtxPopCurrent_v2(self, pointer: Any) -> int:
+        if not self.current:
+            return INVALID_CONTEXT
+        self.current.pop()
+        return 0
+
+    def cuStreamCreate(self, pointer: Any, flags: int) -> int:
+        self.streams += 1
+        ctypes.cast(pointer, ctypes.POINTER(ctypes.c_void_p))[0] = 4096 + self.streams
+        return 0
 
 
 @pytest.fixture
@@ -40,35 +79,45 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
 
 
-def prepared(monkeypatch: pytest.MonkeyPatch, driver: Driver, *, initialized: bool = False) -> Any:
+def prepare(monkeypatch: pytest.MonkeyPatch, driver: Driver, *, initialized: bool = False) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
     monkeypatch.setattr(context, "load_driver", lambda: driver)
     context.prepare_context(DEVICE)
-    return [name for name, *_ in driver.said]
 
 
 def test_a_context_gets_no_stacks(monkeypatch: pytest.MonkeyPatch, environment: None) -> None:
     driver = Driver()
-    names = prepared(monkeypatch, driver)
-    assert names.index("cuDevicePrimaryCtxRetain") < names.index("cuCtxPushCurrent_v2")
-    assert names.index("cuCtxPushCurrent_v2") < names.index("cuCtxSetLimit")
-    assert ("cuCtxSetLimit", 0, 0) in driver.said and names[-1] == "cuCtxPopCurrent_v2"
-    assert ("cuDeviceGet", 1) in driver.said
+    prepare(monkeypatch, driver)
+    assert driver.limits == {(1, STACK_SIZE): 0}
+    assert driver.current == []
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 def test_what_others_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their context and its limits, what is current to the thread, and cuBLAS's memory."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    assert prepared(monkeypatch, Driver(), initialized=True) == []
-    prepared(monkeypatch, Driver())
+    driver = Driver()
+    prepare(monkeypatch, driver, initialized=True)
+    assert driver.limits == {}
+    driver.current = [0]
+    prepare(monkeypatch, driver)
+    assert driver.limits == {(1, STACK_SIZE): 0}
+    assert driver.current == [0]
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
-@pytest.mark.parametrize("call", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain"])
+@pytest.mark.parametrize(
+    "call", ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2"]
+)
 def test_faults_are_left_to_pytorch(
     call: str, monkeypatch: pytest.MonkeyPatch, environment: None
 ) -> None:
-    assert prepared(monkeypatch, Driver(failing=call))[-1] == call
+    """Nothing is raised, and no other context is changed or taken off the thread."""
+    driver = Driver(failing=call)
+    driver.current = [0]
+    prepare(monkeypatch, driver)
+    assert driver.limits == {}
+    assert driver.current == [0]
 
 
 def test_streams_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +136,7 @@ def test_streams_are_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert streams.take_stream(DEVICE) is first
     streams.give_stream(second)
     assert streams.take_stream(torch.device("cuda", 0)) is not second, "another device's"
-    assert [name for name, *_ in driver.said] == ["cuStreamCreate"] * 3
+    assert driver.streams == 3
     driver.failing = "cuStreamCreate"
     with pytest.raises(RuntimeFailedError, match="999"):
         streams.take_stream(torch.device("cuda", 0))

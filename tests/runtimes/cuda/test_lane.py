@@ -1,9 +1,9 @@
-"""What a lane captures of a network that launches itself; the device's part is the gpu tests'."""
+"""What a lane's forward leaves where; the device's part is the gpu tests'."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,57 +15,97 @@ from brimful.runtimes.cuda.driver import buckets
 from brimful.runtimes.cuda.lane import Lane
 
 
-def lane_with(network: Any, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Lane:
-    """Return a lane without a device, whose graphs tell what happens to them."""
+class Network:
+    """Adds up an image's values, and notes whether a graph called it.
 
-    def record(work: Any, pool: Any) -> tuple[Any, Any]:
-        assert pool == "pool"
-        said.append("begin")
+    A network that launches itself always writes to the same memory, and cannot be captured.
+    """
+
+    def __init__(self, *, capturable: bool) -> None:
+        self.capturable = capturable
+        self.outputs = [torch.zeros(2), torch.zeros(2)]
+        self.in_a_graph = False
+        self.calls: list[bool] = []
+
+    def __call__(self, images: Any) -> list[Any]:
+        self.calls.append(self.in_a_graph)
+        assert self.capturable or not self.in_a_graph, "it cannot be captured"
+        sums = images.sum((1, 2, 3))
+        if self.capturable:
+            return [sums, -sums]
+        self.outputs[0].copy_(sums)
+        self.outputs[1].copy_(-sums)
+        return self.outputs
+
+
+class Selection:
+    """Keeps what a launch read: the device's selection, or its masks."""
+
+    def __init__(self) -> None:
+        self.read: list[list[float]] = []
+
+    def launch(self, *tensors: Any) -> None:
+        self.read = [tensor.tolist() for tensor in tensors]
+
+
+def lane_with(
+    network: Network, monkeypatch: pytest.MonkeyPatch, *, captures: bool = True
+) -> tuple[Lane, list[Any]]:
+    """Return a lane without a device, and the graphs that it captures.
+
+    Replaying one does the same work again and leaves its results in the memory of the capture.
+    """
+    graphs: list[Any] = []
+
+    def in_a_graph(work: Callable[[], Any]) -> Any:
+        network.in_a_graph = True
         result = work()
-        said.append("end")
-        return SimpleNamespace(replay=lambda: said.append("replay")), result
+        network.in_a_graph = False
+        return result
 
-    monkeypatch.setattr(lane_module, "capture", record)
+    def capture(work: Callable[[], Any], pool: Any) -> tuple[Any, Any]:
+        assert pool == "pool"
+        kept = in_a_graph(work)
+
+        def replay() -> None:
+            for old, new in zip(kept or [], in_a_graph(work) or [], strict=True):
+                old.copy_(new)
+
+        graphs.append(SimpleNamespace(replay=replay))
+        return graphs[-1], kept
+
+    monkeypatch.setattr(lane_module, "capture", capture)
     lane = Lane.__new__(Lane)
-    turns = SimpleNamespace(pool="pool")
-    lane._network, lane._captures, lane._turns = network, True, turns
-    lane.live, lane.live_host = torch.zeros(1), torch.tensor([3.0])
-    return lane
-
-
-def network_saying(said: list[str], *, capturable: bool) -> Any:
-    class Network(SimpleNamespace):
-        def __call__(self, images: Any) -> list[Any]:
-            said.append("network")
-            return self.outputs
-
-    return Network(capturable=capturable, outputs=[torch.zeros(1, 3, 6), torch.zeros(1)])
+    network_of_lane: Any = network
+    turns: Any = SimpleNamespace(pool="pool")
+    lane._network, lane._captures, lane._turns = network_of_lane, captures, turns
+    lane.live, lane.live_host = torch.zeros(1), torch.tensor([2.0])
+    return lane, graphs
 
 
 @pytest.mark.parametrize(
-    ("capturable", "captured", "replayed"),
-    [
-        (True, ["begin", "network", "select of 3", "masks", "end"], ["replay"]),
-        (False, ["begin", "select of 3", "masks", "end"], ["network", "replay"]),
-    ],
+    ("capturable", "captures"), [(True, True), (False, True), (True, False), (False, False)]
 )
-def test_what_is_captured(
-    capturable: bool, captured: list[str], replayed: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_replay_computes_what_the_input_holds(
+    capturable: bool, captures: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    network = network_saying(said, capturable=capturable)
-    lane = lane_with(network, monkeypatch, said)
-    select: Any = SimpleNamespace(
-        launch=lambda output, live: said.append(f"select of {live.item():.0f}")
-    )
-    masks: Any = SimpleNamespace(launch=lambda prototypes: said.append("masks"))
-    images = torch.zeros(1, 3, 8, 8)
-    outputs, replay, _ = lane._captured(images, select, masks, network.outputs)
-    assert said == captured
-    assert outputs is network.outputs or outputs == network.outputs
-    said.clear()
-    replay()
-    assert said == replayed
+    network = Network(capturable=capturable)
+    lane, graphs = lane_with(network, monkeypatch, captures=captures)
+    images = torch.zeros(2, 3, 4, 4)
+    select, masks = Selection(), Selection()
+    parts: tuple[Any, Any] = select, masks
+    outputs, replay, _ = lane._captured(images, *parts, network(images))
+    assert len(graphs) == captures
+    for value, live in ((1.0, 2.0), (3.0, 1.0)):
+        images[1] = value
+        lane.live_host[0] = live
+        network.calls.clear()
+        replay()
+        assert outputs[0].tolist() == [0, 48 * value]
+        assert outputs[1].tolist() == [0, -48 * value]
+        assert select.read == [outputs[0].tolist(), [live]]
+        assert masks.read == [outputs[1].tolist()]
+        assert network.calls == [captures and capturable]
 
 
 def test_batches_that_have_a_graph() -> None:
@@ -76,31 +116,46 @@ def test_batches_that_have_a_graph() -> None:
 
 def test_nothing_to_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a selection a network that launches itself is all there is."""
-    said: list[str] = []
-    network = network_saying(said, capturable=False)
-    lane = lane_with(network, monkeypatch, said)
-    _, replay, _ = lane._captured(torch.zeros(1, 3, 8, 8), None, None, network.outputs)
-    assert said == []
+    network = Network(capturable=False)
+    lane, graphs = lane_with(network, monkeypatch)
+    images = torch.zeros(2, 3, 4, 4)
+    outputs, replay, _ = lane._captured(images, None, None, network(images))
+    assert graphs == []
+    images.fill_(1)
     replay()
-    assert said == ["network"]
+    assert outputs[0].tolist() == [48, 48]
 
 
-def test_what_a_forward_left_is_there_again_while_its_turn_is_held() -> None:
-    said: list[str] = []
-    lane = Lane.__new__(Lane)
-    stream: Any = SimpleNamespace(synchronize=lambda: said.append("wait"))
-    lane.stream, lane.finished = stream, "finished"
+def test_what_a_forward_left_is_there_again_while_its_turn_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The device does what it was told when it is waited for, and not before."""
+    shared = ["another lane's"]
+    queued: list[Callable[[], None]] = []
+    held: list[Any] = []
+
+    def synchronize() -> None:
+        while queued:
+            queued.pop(0)()
 
     @contextmanager
     def next_turn(stream: Any, finished: Any) -> Iterator[None]:
         assert stream is lane.stream and finished == "finished"
-        said.append("turn")
+        held.append(stream)
         yield
-        said.append("turn is over")
+        held.remove(stream)
 
+    def replay() -> None:
+        assert held, "the shared memory may be another lane's at the time"
+        queued.append(lambda: shared.__setitem__(0, "this lane's"))
+
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    lane = Lane.__new__(Lane)
+    stream: Any = SimpleNamespace(synchronize=synchronize)
     turns: Any = SimpleNamespace(next=next_turn)
-    lane._turns = turns
-    graph: Any = SimpleNamespace(replay=lambda: said.append("replay"))
+    graph: Any = SimpleNamespace(replay=replay)
+    lane.stream, lane.finished, lane._turns = stream, "finished", turns
     with lane.again(graph):
-        said.append("fetch")
-    assert said == ["turn", "replay", "wait", "fetch", "turn is over"]
+        assert shared == ["this lane's"]
+        assert held == [stream]
+    assert held == []

@@ -29,7 +29,7 @@ from model_files import (
     saved,
     ultralytics_export,
 )
-from oracles import shared
+from shared_files import shared
 
 CPU = torch.device("cpu")
 MODELS = (
@@ -346,7 +346,7 @@ def test_one_thread_makes_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = [threading.Thread(target=lambda: network.on(None)(images)) for _ in range(3)]
     for thread in threads:
         thread.start()
-        thread.join(60)
+        thread.join()
     network.close()
     assert len(callers) == 9  # a session, a forward that tells the shape, and the forward
     assert len(set(callers)) == 1

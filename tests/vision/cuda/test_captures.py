@@ -12,7 +12,7 @@ import pytest
 from brimful.errors import RuntimeFailedError
 from brimful.vision.cuda.captures import CaptureGuard
 
-SOON, LONG, FOR_EVER = 0.05, 10.0, 1000.0
+SOON, LONG, FOR_EVER = 0.05, 120.0, 1000.0
 
 
 class Holder:

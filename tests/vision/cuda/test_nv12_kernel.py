@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import platform
-from pathlib import Path
 
 import av
 import numpy as np
@@ -15,12 +14,12 @@ import pytest
 import torch
 
 from brimful.vision.cuda.nv12 import Colour, pitch_of, to_bgr
+from shared_files import shared
 
 pytestmark = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="the reference is swscale on x86"
 )
 
-VIDEOS = Path(__file__).parents[4] / "shared" / "videos"
 SIZES = [(2, 2), (2, 4), (4, 6), (6, 10), (18, 130), (16, 128), (34, 126), (48, 64)]
 GUARD = 0xA5
 
@@ -97,9 +96,7 @@ def test_every_level(device):
     "name", ["bottle-detection.mp4", "car-detection.mp4", "one-by-one-person-detection.mp4"]
 )
 def test_real_clips(name, device):
-    path = VIDEOS / name
-    if not path.exists():
-        pytest.skip("no videos at ../shared")
+    path = shared("videos", name)
     with av.open(str(path)) as container:
         frame = next(itertools.islice(container.decode(video=0), 40, None))
     assert frame.format.name == "yuv420p"
