@@ -7,13 +7,14 @@ from concurrent.futures import Future
 
 from engine_kit import PATIENCE_S, decode_threads, waits
 
+from brimful.engine.batches import Load
 from brimful.engine.config import EngineConfig
 from brimful.engine.delivery import Delivery, DetectionsFuture
 from brimful.engine.pipeline import Pipeline
 from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.request import Request, Responder
 from brimful.engine.responders import FutureResponder
-from brimful.engine.scheduler import Load, Scheduler
+from brimful.engine.scheduler import Scheduler
 from brimful.engine.stats import StageStats
 from brimful.errors import EngineStoppedError
 from brimful.runtimes.debug import DebugRuntime

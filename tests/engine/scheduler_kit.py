@@ -15,11 +15,12 @@ from unittest import mock
 import numpy as np
 
 from brimful.engine.batcher import Batcher, FixedLimits
+from brimful.engine.batches import Joined, Ready, RunningBatch
 from brimful.engine.cost_model import CostModel
 from brimful.engine.fair_queue import FairQueue
 from brimful.engine.request import Request, State
 from brimful.engine.room import Room
-from brimful.engine.scheduler import Joined, Ready, RunningBatch, Scheduler
+from brimful.engine.scheduler import Scheduler
 from brimful.engine.slots import SlotPool
 from brimful.engine.stats import StageStats
 from brimful.runtimes.debug import DebugSlot

@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 from scheduler_kit import World, WouldWaitError, numbers
 
+from brimful.engine.batches import SlotError
 from brimful.engine.request import State
-from brimful.engine.scheduler import SlotError
 from brimful.errors import RuntimeFailedError
 from brimful.runtimes.runtime import OutOfMemoryError
 

@@ -9,7 +9,7 @@ import pytest
 from engine_kit import PATIENCE_S, eventually, waits
 from scheduler_kit import World, numbers
 
-from brimful.engine.scheduler import Joined
+from brimful.engine.batches import Joined
 from brimful.errors import EngineStoppedError
 
 

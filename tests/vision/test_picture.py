@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from brimful.cluster.packing import convert
-from brimful.engine.engine import _bytes_held
+from brimful.engine.payload import bytes_held
 from brimful.engine.preprocess import HostPreprocess
 from brimful.errors import ImageError
 from brimful.sources.image import SourceImage
@@ -111,7 +111,7 @@ def test_pixels_outlive_the_picture_and_the_next_conversion() -> None:
 
 def test_its_bytes_count_against_the_window_of_a_job() -> None:
     picture = Picture(frame_of((96, 64), 0), 0)
-    assert _bytes_held(SourceImage(index=0, key="a.mp4", payload=picture)) == picture.nbytes > 0
+    assert bytes_held(SourceImage(index=0, key="a.mp4", payload=picture)) == picture.nbytes > 0
 
 
 def test_who_converts_says_so_first() -> None:

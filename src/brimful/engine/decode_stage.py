@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from brimful.engine.batches import Joined, Ready, SlotError
 from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.read_permit import ReadPermit, permits
 from brimful.engine.request import Request
-from brimful.engine.scheduler import Joined, Ready, Scheduler, SlotError
+from brimful.engine.scheduler import Scheduler
 from brimful.engine.stats import StageStats
 from brimful.errors import BrimfulError
 from brimful.spec import Size

@@ -12,15 +12,17 @@ import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
 
 import cv2
 import numpy as np
 
 from brimful.detections import Detections
+from brimful.engine.batches import Load
 from brimful.engine.config import EngineConfig
 from brimful.engine.delivery import Delivery, DetectionsFuture
+from brimful.engine.feeding import Feeding
+from brimful.engine.payload import bytes_held, payload_of
 from brimful.engine.pipeline import Pipeline
 from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.request import LinePolicy, Request
@@ -28,9 +30,7 @@ from brimful.engine.responders import (
     CallbackResponder,
     FutureResponder,
     OnDone,
-    StreamResponder,
 )
-from brimful.engine.scheduler import Load
 from brimful.engine.stats import StageStats, StageUse, limiting
 from brimful.engine.stream import ResultStream
 from brimful.errors import (
@@ -43,16 +43,13 @@ from brimful.errors import (
 from brimful.native.read_files import open_reader
 from brimful.runtimes.runtime import Runtime
 from brimful.runtimes.threads import available_cpus
-from brimful.sources.image import Payload, SourceImage
-from brimful.sources.memory import MemorySource, is_image_object
+from brimful.sources.image import SourceImage
 from brimful.sources.open_source import open_source
-from brimful.sources.source import Source, chunks_of
+from brimful.sources.source import Source
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.heads.config import PostprocessConfig
-from brimful.vision.picture import Picture
 from brimful.vision.postprocess import build_postprocess
-from brimful.vision.surface import Surface
 
 LOOKAHEAD = 16
 """Images that may wait, letterboxed, for their canvas's turn."""
@@ -167,8 +164,9 @@ class Engine:
     def _run(self, images: Source) -> Iterator[list[Detections]]:
         batch, slots = self.runtime.max_batch, self._slots(self.runtime)
         stream = ResultStream(self.config.queue + 2 * batch * slots)
+        feeding = Feeding(images, stream, self._admit, self._full_cost, self._stats)
         feeder = threading.Thread(
-            target=self._feed, args=(images, stream), name="brimful-source", daemon=True
+            target=feeding.run, args=(self.runtime.video,), name="brimful-source", daemon=True
         )
         try:
             feeder.start()
@@ -188,38 +186,6 @@ class Engine:
                 close()
             if feeder.ident is not None:
                 feeder.join(FEEDER_TIMEOUT_S)
-
-    def _feed(self, images: Iterable[SourceImage], stream: ResultStream) -> None:
-        """Bring a source's images in, on a thread of its own."""
-        responder, source, cost = StreamResponder(stream), id(stream), self._full_cost
-        try:
-            chunks = chunks_of(images, self.runtime.video)
-            while True:
-                started = time.perf_counter()
-                chunk = next(chunks, None)
-                self._stats.add("source", time.perf_counter() - started)
-                if chunk is None:
-                    break
-                while chunk:
-                    numbers = stream.enter(len(chunk))
-                    if numbers is None:
-                        return
-                    requests = [
-                        Request(
-                            image, responder, source, number, cost=cost, nbytes=_bytes_held(image)
-                        )
-                        for image, number in zip(chunk, numbers, strict=False)
-                    ]
-                    chunk = chunk[len(numbers) :]
-                    try:
-                        self._admit(requests, wait=True)
-                    except BaseException as error:
-                        stream.fail(error)
-                        return
-                    del requests  # nor does a feeder that waits keep images alive
-            stream.end()
-        except BaseException as error:
-            stream.end(error)
 
     # Single images ----------------------------------------------------------------------------
 
@@ -268,7 +234,7 @@ class Engine:
         """
         future = DetectionsFuture(self._delivery)
         request = Request(
-            SourceImage(index=0, key=key, payload=self._payload(image, copy=copy)),
+            SourceImage(index=0, key=key, payload=payload_of(image, copy=copy)),
             FutureResponder(future),
             client,
             params=self._params(conf, iou, max_det, classes),
@@ -277,7 +243,7 @@ class Engine:
             line=line,
             cost=self._full_cost,
         )
-        request.nbytes = _bytes_held(request.image)
+        request.nbytes = bytes_held(request.image)
         if not self._admit([request], wait=wait):
             self._refuse(request, future)
         return future
@@ -327,7 +293,7 @@ class Engine:
         names = ["image"] * len(images) if keys is None else list(keys)
         requests = []
         for number, (image, key) in enumerate(zip(images, names, strict=True)):
-            payload = self._payload(image, copy=copy)
+            payload = payload_of(image, copy=copy)
             request = Request(
                 SourceImage(index=number, key=key, payload=payload),
                 responder,
@@ -338,7 +304,7 @@ class Engine:
                 deadline=deadline,
                 cost=self._full_cost,
             )
-            request.nbytes = _bytes_held(request.image)
+            request.nbytes = bytes_held(request.image)
             requests.append(request)
         admitted = self._admit(requests, wait=True) if requests else 0
         late = requests[admitted:]
@@ -386,19 +352,6 @@ class Engine:
                 waiting.add_done_callback(_cancel_result)
                 raise
         return await asyncio.wrap_future(future)
-
-    def _payload(self, image: object, *, copy: bool) -> Payload:
-        if isinstance(image, str | Path):
-            return image
-        if not is_image_object(image):
-            raise UsageError(
-                f"{type(image).__name__} is no image; expected a path, encoded bytes, a Pillow "
-                "image or an array of uint8 pixels (height, width, 3) in BGR"
-            )
-        payload = next(iter(MemorySource([image]))).payload
-        if copy and isinstance(payload, np.ndarray) and np.may_share_memory(payload, image):
-            payload = payload.copy()
-        return payload
 
     def _params(
         self,
@@ -678,12 +631,3 @@ def _deadline(milliseconds: float | None) -> float | None:
 def _cancel_result(waiting: asyncio.Future[Future[Detections]]) -> None:
     if not waiting.cancelled() and waiting.exception() is None:
         waiting.result().cancel()
-
-
-def _bytes_held(image: SourceImage) -> int:
-    payload = image.payload
-    if isinstance(payload, str):
-        return 0
-    if isinstance(payload, np.ndarray | Picture | Surface):
-        return payload.nbytes
-    return len(payload) if isinstance(payload, bytes) else 0

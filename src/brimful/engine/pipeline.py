@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 
 from brimful.detections import Detections, FailureKind
 from brimful.engine.batcher import Batcher, FixedLimits
+from brimful.engine.batches import Joined, RunningBatch, SlotError
 from brimful.engine.breaker import PROBE_DELAYS_S, Breaker
 from brimful.engine.config import EngineConfig
 from brimful.engine.cost_model import CostModel
@@ -30,7 +31,7 @@ from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.request import Request
 from brimful.engine.retry import probe, retry
 from brimful.engine.room import Room
-from brimful.engine.scheduler import Joined, RunningBatch, Scheduler, SlotError
+from brimful.engine.scheduler import Scheduler
 from brimful.engine.slots import SlotPool
 from brimful.engine.stats import StageStats
 from brimful.engine.supervisor import Supervisor

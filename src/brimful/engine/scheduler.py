@@ -15,9 +15,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 from brimful.engine.batcher import Batch, Batcher
+from brimful.engine.batches import Joined, Load, Ready, RunningBatch, SlotError
 from brimful.engine.fair_queue import FairQueue
 from brimful.engine.request import Request, State
 from brimful.engine.room import Room
@@ -26,83 +26,6 @@ from brimful.engine.stats import StageStats
 from brimful.errors import BrimfulError, EngineStoppedError, RuntimeFailedError
 from brimful.runtimes.runtime import OutOfMemoryError, Runtime, Slot
 from brimful.spec import Size
-from brimful.vision.encoded import Encoded
-from brimful.vision.picture import Picture
-from brimful.vision.pixels import Pixels
-from brimful.vision.surface import Surface
-
-Ready = tuple[Request, Pixels | Encoded | Picture | Surface]
-"""A request that knows its geometry, and what is to be written of its image."""
-
-
-@dataclass(slots=True)
-class Joined:
-    """Requests that joined a batch and are still to be written.
-
-    Attributes:
-        batch: What they joined.
-        slot: Its buffers.
-        position: Where the first one goes; the others follow.
-        images: The requests.
-    """
-
-    batch: Batch[Request]
-    slot: Slot
-    position: int
-    images: list[Ready]
-
-
-@dataclass(slots=True, eq=False)
-class RunningBatch:
-    """A batch that goes to the device.
-
-    Attributes:
-        batch: What it was.
-        slot: Its buffers.
-        members: The requests that run.
-        positions: Their rows in the slot; None when they are the first ones already.
-        dropped: Members that nobody wants any more, or whose deadline has passed.
-        started: When it went, in seconds.
-    """
-
-    batch: Batch[Request]
-    slot: Slot
-    members: list[Request]
-    positions: list[int] | None
-    dropped: list[Request]
-    started: float
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How many requests and batches are where.
-
-    Attributes:
-        live: Requests whose outcome is open.
-        waiting: Requests in the queue.
-        preparing: Requests that workers decode.
-        batched: Requests in batches that have not gone.
-        running: Batches on the device.
-        slots: Slots in use.
-        nbytes: Bytes of images handed over in memory.
-    """
-
-    live: int
-    waiting: int
-    preparing: int
-    batched: int
-    running: int
-    slots: int
-    nbytes: int
-
-
-class SlotError(Exception):
-    """There is no memory for a slot of a canvas."""
-
-    def __init__(self, canvas: Size, cause: BaseException) -> None:
-        """Keep the canvas and what making the slot raised."""
-        super().__init__(f"no memory for images of canvas {canvas[0]}x{canvas[1]}: {cause}")
-        self.canvas = canvas
 
 
 class Scheduler:
