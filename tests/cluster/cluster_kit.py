@@ -21,7 +21,7 @@ from brimful.cluster.pool import EnginePool
 from brimful.detections import Detections
 from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
-from brimful.errors import ImageError, MissingExtraError, ModelError
+from brimful.errors import ImageError, MissingExtraError, ModelError, RuntimeFailedError
 from brimful.runtimes.debug import DebugFaults, DebugRuntime
 from brimful.runtimes.runtime import RuntimeOptions
 from brimful.sources.image import SourceImage
@@ -32,13 +32,16 @@ DEADLY = 77
 """The gray level that a `fragile` engine does not survive."""
 
 OPEN = "open"
+WORKING = 5
+"""Forwards of a `broken` device that succeed."""
 
 
 class MarkedRuntime(DebugRuntime):
     """The debug runtime, which leaves a byte an image in a file named after its device.
 
     A forward of a device that is named `stalled...` waits until the folder has a file `open`, and a
-    `fragile` one kills its process when it meets the DEADLY level.
+    `fragile` one kills its process when it meets the DEADLY level. A `broken` one fails every
+    forward after the first few.
     """
 
     def __init__(self, device: str, folder: Path, faults: DebugFaults) -> None:
@@ -46,7 +49,7 @@ class MarkedRuntime(DebugRuntime):
         self._device = device
         self._folder = folder
 
-    def _forward(self, slot, count):
+    def _forward(self, slot, count, params):
         height, width = slot.canvas
         levels = slot.inputs[:count, height // 2, width // 2, 0]
         if self._device.startswith("fragile") and (levels == DEADLY).any():
@@ -56,7 +59,10 @@ class MarkedRuntime(DebugRuntime):
                 time.sleep(0.01)
         with (self._folder / self._device).open("ab") as file:
             file.write(b"." * count)
-        return super()._forward(slot, count)
+        outputs = super()._forward(slot, count, params)
+        if self._device.startswith("broken") and len(self.batches) > WORKING:
+            raise RuntimeFailedError("the device is lost")
+        return outputs
 
 
 SLOW = DebugFaults(batch_ms=200.0)

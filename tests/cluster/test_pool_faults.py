@@ -23,7 +23,7 @@ from cluster_kit import (
 )
 
 from brimful.cluster.pool import EnginePool
-from brimful.errors import EngineStoppedError, MissingExtraError, ModelError
+from brimful.errors import DeviceFailedError, EngineStoppedError, MissingExtraError, ModelError
 
 TWICE = "its engine process died twice"
 
@@ -115,6 +115,29 @@ def test_when_every_process_died_the_job_fails_and_says_why(tmp_path):
         assert TWICE in results[300].error
         with pytest.raises(EngineStoppedError, match="every engine process died"):
             next(pool.stream(Grays(1)))
+
+
+def test_a_broken_device_is_taken_out_and_its_work_goes_to_the_others(tmp_path, caplog):
+    with pool_of(tmp_path, "broken", "steady-a", "steady-b") as pool:
+        results = list(pool.predict(Grays(1500)))
+        check(results, 1500)
+        assert all(result.error is None for result in results)
+        assert "broken: the device fails whatever it is given" in pool.health
+        assert "the device is lost" in pool.health
+        check(list(pool.predict(Grays(100))), 100)
+    assert caplog.text.count("died") == 1
+
+
+def test_when_every_device_is_broken_the_job_fails_without_an_error_row(tmp_path):
+    results = []
+    with (
+        pool_of(tmp_path, "broken-a", "broken-b") as pool,
+        pytest.raises(DeviceFailedError, match=r"every device fails: broken-a: .*broken-b: "),
+    ):
+        for result in pool.predict(Grays(2000)):
+            results.append(result)
+    check(results, len(results))
+    assert len(results) < 300
 
 
 def test_an_engine_that_hangs_is_a_process_that_died(tmp_path, caplog):

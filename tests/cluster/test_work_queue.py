@@ -106,6 +106,27 @@ def test_suspects_of_two_processes_keep_the_order():
     assert [take(queue).first for _ in range(8)] == [4, 5, 6, 7, 12, 13, 14, 15]
 
 
+def test_chunks_of_a_broken_device_go_out_as_they_were_before_new_ones():
+    queue = queue_of(range(16), ended=True)
+    chunks = [take(queue) for _ in range(3)]
+    for i in (2, 0):
+        assert queue.give_back(chunks[i], device=True)
+    again = [take(queue) for _ in range(3)]
+    assert [(chunk.first, len(chunk), chunk.suspect) for chunk in again] == [
+        (0, 4, False),
+        (8, 4, False),
+        (12, 4, False),
+    ]
+
+
+def test_a_suspect_that_a_broken_device_held_is_a_suspect_still():
+    queue = queue_of(range(4), ended=True)
+    queue.give_back(take(queue))
+    suspect = take(queue)
+    assert suspect.suspect and queue.give_back(suspect, device=True)
+    assert take(queue).first == suspect.first, "it has not crashed a second process"
+
+
 def test_clear_returns_what_was_not_handed_out():
     queue = queue_of(range(12))
     chunk = take(queue)
@@ -138,8 +159,10 @@ def test_whatever_dies_every_image_comes_once_and_in_order(seed):
         mine = held[process]
         action = chance.random()
         if action < 0.02 and len(held) > 1:
+            device = chance.random() < 0.5
             for chunk in held.pop(process):
-                if not queue.give_back(chunk):
+                if not queue.give_back(chunk, device=device):
+                    assert not device
                     culprits.add(chunk.first)
                     queue.settle(chunk, chunk.items)
         elif action < 0.5 and mine:

@@ -36,6 +36,7 @@ from brimful.cluster.start_engine import StartEngine
 from brimful.detections import Detections
 from brimful.engine.engine import Engine
 from brimful.engine.interpreter import prepare_interpreter
+from brimful.errors import DeviceFailedError
 from brimful.native.json_lines import open_encoder
 from brimful.sources.image import SourceImage
 
@@ -96,7 +97,9 @@ class _Child:
                     self._send_complete(waiting)
             except BaseException as error:
                 if not self._leaving:
-                    self._send(Died(f"{type(error).__name__}: {error}"))
+                    broken = isinstance(error, DeviceFailedError)
+                    text = str(error) if broken else f"{type(error).__name__}: {error}"
+                    self._send(Died(text, device=broken))
                     os._exit(1)  # a device that failed may not let the engine close
             listener.join()  # it closes the engine
 

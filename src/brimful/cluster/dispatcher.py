@@ -25,7 +25,7 @@ from brimful.cluster.messages import AskReport, Died, Report, ResetStats, Result
 from brimful.cluster.packing import Packed, convert, in_memory, pack, size_of
 from brimful.cluster.work_queue import Chunk
 from brimful.engine.engine import EngineReport
-from brimful.errors import BrimfulError, EngineStoppedError, ImageError
+from brimful.errors import BrimfulError, DeviceFailedError, EngineStoppedError, ImageError
 from brimful.sources.image import SourceImage
 
 _log = logging.getLogger("brimful")
@@ -261,7 +261,7 @@ class Dispatcher:
 
     def _receive_loop(self, member: Member) -> None:
         process = member.process
-        reason = None
+        reason, device = None, False
         try:
             while True:
                 message, body = process.receive()
@@ -272,11 +272,11 @@ class Dispatcher:
                         member.report = message.report
                         self._reported.notify_all()
                 elif isinstance(message, Died):
-                    reason = message.reason
+                    reason, device = message.reason, message.device
         except (EOFError, OSError):
             pass
         ending = "" if self._closed and reason is None else process.ending()
-        self._died(member, reason or ending)
+        self._died(member, reason or ending, device=device)
 
     def _settle(self, member: Member, results: Results, body: bytes) -> None:
         with self._lock:
@@ -288,16 +288,17 @@ class Dispatcher:
             if not job.closed and job.queue.settle(chunk, (results, body)):
                 self._ready.notify()
 
-    def _died(self, member: Member, reason: str) -> None:
+    def _died(self, member: Member, reason: str, *, device: bool) -> None:
         """Hand what a process held to the others; fail the job when there are none."""
         with self._lock:
             member.reason = reason or "it left"
+            member.broken = device
             member.wake.notify_all()
             self._reported.notify_all()
             held = list(member.held.values())
             member.held.clear()
             for job, chunk, _ in held:
-                if job.closed or not job.queue.give_back(chunk):
+                if job.closed or not job.queue.give_back(chunk, device=device):
                     self._free(chunk.items)
                     if not job.closed:
                         job.queue.settle(chunk, job.lost(chunk.items[0], member.reason))
@@ -323,6 +324,8 @@ class Dispatcher:
 
     def _all_dead(self) -> BrimfulError:
         reasons = "; ".join(f"{m.process.device}: {m.reason}" for m in self._members)
+        if all(member.broken for member in self._members):
+            return DeviceFailedError(f"every device fails: {reasons}")
         return EngineStoppedError(f"every engine process died: {reasons}")
 
     def _fail(self, job: Job, error: BaseException) -> None:

@@ -27,6 +27,7 @@ class Member:
         control: Messages to send before any work.
         hungry: Its sender waits for images, and has room for a chunk.
         reason: Why it died, or None while it lives.
+        broken: It died of its device.
         report: Its answer to the last question for one.
         threads: Its sender and its receiver.
     """
@@ -39,6 +40,7 @@ class Member:
     control: list[ResetStats | AskReport] = field(default_factory=list)
     hungry: bool = False
     reason: str | None = None
+    broken: bool = False
     report: EngineReport | None = None
     threads: list[threading.Thread] = field(default_factory=list)
 

@@ -110,9 +110,11 @@ class Died:
 
     Attributes:
         reason: Why.
+        device: The device is broken: no image that it held is suspected of anything.
     """
 
     reason: str
+    device: bool = False
 
 
 FromParent = Work | ResetStats | AskReport

@@ -5,10 +5,11 @@ a chunk of consecutive ones; its result is one piece of the output. The window b
 between being fed and their result being popped, so one slow chunk at the head stops the feeder and
 not the memory.
 
-When an engine process dies, the images it held are suspects: one of them may have killed it. They
-are handed out again before anything else, each to a process that holds nothing else meanwhile, so
-that the image with which a second process dies is known. That one gets an error, and everything
-else a result.
+When an engine process crashes, the images it held are suspects: one of them may have killed it.
+They are handed out again before anything else, each to a process that holds nothing else meanwhile,
+so that the image with which a second process crashes is known. That one gets an error, and
+everything else a result. When a process ends because its device is broken, no image is suspected:
+its chunks are handed out again as they were, before new ones.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class WorkQueue(Generic[T, R]):
         self._pending: deque[T] = deque()
         self._since = 0.0
         self._suspects: list[tuple[int, T]] = []
+        self._returned: list[tuple[int, Chunk[T]]] = []
         self._settled: dict[int, tuple[int, R]] = {}
         self._fed = 0
         self._popped = 0
@@ -71,7 +73,7 @@ class WorkQueue(Generic[T, R]):
     @property
     def pending(self) -> int:
         """Images that wait to be handed out, suspects aside."""
-        return len(self._pending)
+        return len(self._pending) + sum(len(chunk) for _, chunk in self._returned)
 
     @property
     def suspects(self) -> int:
@@ -115,8 +117,10 @@ class WorkQueue(Generic[T, R]):
                 return None
             number, item = heapq.heappop(self._suspects)
             return Chunk(number, [item], suspect=True)
+        if self._returned and room >= len(self._returned[0][1]):
+            return heapq.heappop(self._returned)[1]
         due = self.due_at()
-        if due is None or now < due or room < self.chunk:
+        if due is None or now < due or room < self.chunk or not self._pending:
             return None
         count = min(self.chunk, len(self._pending))
         first = self._fed - len(self._pending)
@@ -126,6 +130,8 @@ class WorkQueue(Generic[T, R]):
 
     def due_at(self) -> float | None:
         """Return when the next chunk may be taken, in seconds, or None when no image waits."""
+        if self._returned:
+            return float("-inf")
         if not self._pending:
             return None
         if self._ended or len(self._pending) >= self.chunk:
@@ -137,13 +143,23 @@ class WorkQueue(Generic[T, R]):
         self._settled[chunk.first] = (len(chunk), result)
         return chunk.first == self._popped
 
-    def give_back(self, chunk: Chunk[T]) -> bool:
-        """Take back what a process held when it died.
+    def give_back(self, chunk: Chunk[T], *, device: bool = False) -> bool:
+        """Take back what a process held when it ended.
+
+        Args:
+            chunk: What it held.
+            device: Its device was broken, so that its images are not suspected.
 
         Returns:
-            Whether its images wait again. False for a suspect: its second process died with it, and
-            it is for the caller to settle it with an error.
+            Whether its images wait again. False for a suspect: its second process crashed with it,
+            and it is for the caller to settle it with an error.
         """
+        if device:
+            if chunk.suspect:
+                heapq.heappush(self._suspects, (chunk.first, chunk.items[0]))
+            else:
+                heapq.heappush(self._returned, (chunk.first, chunk))
+            return True
         if chunk.suspect:
             return False
         for number, item in enumerate(chunk.items, chunk.first):
@@ -162,6 +178,8 @@ class WorkQueue(Generic[T, R]):
     def clear(self) -> list[T]:
         """Forget everything that waits; return the images that were never handed out."""
         waiting = [*self._pending, *(item for _, item in self._suspects)]
+        waiting += [item for _, chunk in self._returned for item in chunk.items]
+        self._returned.clear()
         self._pending.clear()
         self._suspects.clear()
         self._settled.clear()
