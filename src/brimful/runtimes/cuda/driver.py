@@ -98,7 +98,7 @@ class Driver:
         if first is not None:
             for piece in itertools.chain((first,), pieces):
                 loaded = self._loader.load(piece, lane, graph, loaded)
-        lane.run(graph, slot, count)
+        lane.run(graph, slot, count, flight.params)
         spent = (idle_s, decoded - begun, waited - decoded, time.perf_counter() - waited)
         for stage, seconds in zip(STAGES, spent, strict=True):
             self.timings[stage] += seconds

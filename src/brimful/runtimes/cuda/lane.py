@@ -23,6 +23,7 @@ from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
 from brimful.runtimes.cuda.turns import Turns
+from brimful.runtimes.runtime import Params
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS
 from brimful.vision.cuda.masks import DeviceMasks, MaskBuffers
@@ -106,17 +107,21 @@ class Lane:
             self._graphs.move_to_end((canvas, bucket))
         return graph
 
-    def run(self, graph: Graph, slot: CudaSlot, count: int) -> None:
+    def run(self, graph: Graph, slot: CudaSlot, count: int, params: Params = None) -> None:
         """Queue a forward of what has been loaded; `finished` tells when it has ended.
 
         Args:
             graph: One of this lane's.
             slot: Says where images lie on the canvas; its pinned memory gets `Graph.outputs`.
             count: Images that are there.
+            params: What becomes a detection in each of them, where not all take what the graph was
+                captured with.
         """
         self.live_host[0] = count
         hosts = slot.host_outputs(graph.outputs)
         with torch.cuda.stream(self.stream):
+            if graph.select is not None:
+                graph.select.configure(params)
             if graph.masks is not None:
                 graph.masks.place(slot.geometries[:count])
             with self._turns.next(self.stream, self.finished):
@@ -150,7 +155,8 @@ class Lane:
         Args:
             canvas: (height, width).
             bucket: Images.
-            config: What to select with on the device; None leaves it to the host.
+            config: What to select with on the device, in images that have no setting of their own;
+                None leaves it to the host.
         """
         network = self._network
         spec = network.spec

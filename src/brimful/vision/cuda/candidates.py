@@ -11,6 +11,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from brimful.vision.cuda.kernel import kernel
+from brimful.vision.cuda.settings import read_conf, read_filter, read_wanted
 
 KEY_BITS = 31
 """Bits of a key for anchor and class together."""
@@ -24,15 +25,14 @@ def find_candidates(
     live: tl.tensor,
     keys: tl.tensor,
     found: tl.tensor,
-    wanted: tl.tensor,
-    conf: tl.tensor,
+    settings: tl.tensor,
+    width: tl.tensor,
     anchors: tl.tensor,
     classes: tl.tensor,
     image_stride: tl.tensor,
     anchor_stride: tl.tensor,
     column_stride: tl.tensor,
     OBJECTNESS: tl.constexpr,
-    FILTER: tl.constexpr,
     LABEL_BITS: tl.constexpr,
     ANCHORS: tl.constexpr,
     CLASSES: tl.constexpr,
@@ -40,22 +40,21 @@ def find_candidates(
     """Append the keys of up to ANCHORS anchors of an image to its list.
 
     Program ids are (block of anchors, image). An anchor is a candidate if its best class scores
-    above `conf`, is wanted, no class score is NaN and its box is finite.
+    above the image's conf, is wanted, no class score is NaN and its box is finite.
 
     Args:
         output: float32, element (image, anchor, column) at the three strides.
         live: int32 (1,), images to look at.
         keys: int64 (images, anchors), the lists.
         found: int32 (images,), their lengths, 0 at the start.
-        wanted: int8 (classes,), not 0 for a class to report; read with FILTER only.
-        conf: float32, as the host rounds it.
+        settings: int32 (images, width), what each image takes, as `Settings` writes it.
+        width: Columns of `settings`.
         anchors: Anchors per image.
         classes: Classes of the model.
         image_stride: Of `output`, in elements.
         anchor_stride: Of `output`, in elements.
         column_stride: Of `output`, in elements.
         OBJECTNESS: Column 4 is an objectness that multiplies the class scores behind it.
-        FILTER: Whether `wanted` counts.
         LABEL_BITS: Bits of a key for the class.
         ANCHORS: Anchors per program.
         CLASSES: Classes that are loaded at a time.
@@ -63,6 +62,8 @@ def find_candidates(
     image = tl.program_id(1)
     if image >= tl.load(live):
         return
+    settings += image * width
+    conf = read_conf(settings)
     anchor = tl.program_id(0) * ANCHORS + tl.arange(0, ANCHORS)
     lane = tl.arange(0, CLASSES)
     row = output + image.to(tl.int64) * image_stride + anchor.to(tl.int64) * anchor_stride
@@ -95,8 +96,8 @@ def find_candidates(
         label = tl.where(top > best, at, label)
         best = tl.maximum(best, top)
     good = good & (best > conf) & (broken == 0)
-    if FILTER:
-        good = good & (tl.load(wanted + label, mask=good, other=0) != 0)
+    if read_filter(settings) != 0:
+        good = good & read_wanted(settings, label, good)
     # summed in the host's order, which decides what overflows
     total = tl.load(row, mask=good, other=0.0)
     total += tl.load(row + column_stride, mask=good, other=0.0)

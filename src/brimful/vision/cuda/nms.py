@@ -11,6 +11,7 @@ import triton.language as tl
 
 from brimful.vision.cuda.candidates import key_anchor, key_label
 from brimful.vision.cuda.kernel import kernel
+from brimful.vision.cuda.settings import read_iou, read_limit, read_reach
 
 
 @kernel
@@ -21,7 +22,8 @@ def suppress_greedily(
     block: tl.tensor,
     kept: tl.tensor,
     kept_count: tl.tensor,
-    iou: tl.tensor,
+    settings: tl.tensor,
+    width: tl.tensor,
     anchors: tl.tensor,
     limit: tl.tensor,
     image_stride: tl.tensor,
@@ -45,9 +47,11 @@ def suppress_greedily(
         block: int64 (images, BLOCK), scratch.
         kept: int64 (images, limit), receives the keys of those that stay.
         kept_count: int32 (images,), receives how many.
-        iou: float32; what overlaps more is dropped.
+        settings: int32 (images, width), what each image takes, as `Settings` writes it: what
+            overlaps more than its iou is dropped, and its most detections are the end.
+        width: Columns of `settings`.
         anchors: Keys that a list can hold.
-        limit: Stop after this many.
+        limit: Keys per image that `kept` has room for.
         image_stride: Of `output`, in elements.
         anchor_stride: Of `output`, in elements.
         column_stride: Of `output`, in elements.
@@ -62,10 +66,13 @@ def suppress_greedily(
     keys += image.to(tl.int64) * anchors
     block += image.to(tl.int64) * BLOCK
     kept += image.to(tl.int64) * limit
+    settings += image * width
+    iou = read_iou(settings)
+    most = read_limit(settings)
     lane = tl.arange(0, BLOCK)
     stay = 0
     above = tl.full((), 0x7FFFFFFFFFFFFFFF, tl.int64)  # all from here on is done
-    while (above > 1) & (stay < limit):
+    while (above > 1) & (stay < most):
         if count <= BLOCK:
             key = tl.load(keys + lane, mask=lane < count, other=0)
             above = tl.full((), 1, tl.int64)
@@ -85,7 +92,7 @@ def suppress_greedily(
                 )  # fmt: skip
                 key = tl.where(hit, 0, key)
         top = tl.max(key, axis=0)
-        while (top > 0) & (stay < limit):
+        while (top > 0) & (stay < most):
             tl.store(kept + stay, top)
             stay += 1
             gone = key == top
@@ -149,8 +156,8 @@ def suppress_rotated(
     keys: tl.tensor,
     survivors: tl.tensor,
     found: tl.tensor,
-    iou: tl.tensor,
-    reach: tl.tensor,
+    settings: tl.tensor,
+    width: tl.tensor,
     anchors: tl.tensor,
     angle: tl.tensor,
     image_stride: tl.tensor,
@@ -170,8 +177,9 @@ def suppress_rotated(
         keys: int64 (images, anchors), the candidates; 0 is none.
         survivors: int64 (images, anchors), receives the same lists with 0 for the dropped.
         found: int32 (images,), length of each list.
-        iou: float32; what overlaps more, measured as probiou (arXiv 2106.06072), is dropped.
-        reach: float32, `reach_of(iou)`.
+        settings: int32 (images, width), what each image takes, as `Settings` writes it: what
+            overlaps more than its iou, measured as probiou (arXiv 2106.06072), is dropped.
+        width: Columns of `settings`.
         anchors: Keys that a list can hold.
         angle: Column of the angle.
         image_stride: Of `output`, in elements.
@@ -186,6 +194,9 @@ def suppress_rotated(
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     if tl.program_id(0) * BLOCK >= count:
         return
+    settings += image * width
+    iou = read_iou(settings)
+    reach = read_reach(settings)
     output += image.to(tl.int64) * image_stride
     keys += image.to(tl.int64) * anchors
     worse = tl.load(keys + place, mask=place < count, other=0)

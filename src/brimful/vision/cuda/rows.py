@@ -6,6 +6,7 @@ import triton.language as tl
 
 from brimful.vision.cuda.candidates import key_anchor, key_label, key_score
 from brimful.vision.cuda.kernel import kernel
+from brimful.vision.cuda.settings import read_conf, read_filter, read_limit, read_wanted
 
 
 @kernel
@@ -14,13 +15,12 @@ def pick_rows(
     live: tl.tensor,
     kept: tl.tensor,
     kept_count: tl.tensor,
-    wanted: tl.tensor,
-    conf: tl.tensor,
+    settings: tl.tensor,
+    width: tl.tensor,
     candidates: tl.tensor,
     columns: tl.tensor,
     known: tl.tensor,
     limit: tl.tensor,
-    FILTER: tl.constexpr,
     CHUNK: tl.constexpr,
 ) -> None:
     """Choose the rows of an image of an NMS-free head; the program id is the image.
@@ -30,13 +30,13 @@ def pick_rows(
         live: int32 (1,), images to look at.
         kept: int64 (images, limit), receives the rows' positions.
         kept_count: int32 (images,), receives how many.
-        wanted: int8 (known,), not 0 for a class to report; read with FILTER only.
-        conf: float32, as the host rounds it.
+        settings: int32 (images, width), what each image takes, as `Settings` writes it. Its
+            most detections are counted before rows that are not finite are dropped.
+        width: Columns of `settings`.
         candidates: Rows per image.
         columns: Columns of a row.
-        known: Classes that `wanted` speaks of; no other is wanted.
-        limit: Rows per image at most, counted before those that are not finite are dropped.
-        FILTER: Whether `wanted` counts.
+        known: Classes that `settings` has bits for; no other is wanted where only some are.
+        limit: Rows per image that there is room for.
         CHUNK: Rows that are looked at at a time.
     """
     image = tl.program_id(0)
@@ -45,6 +45,10 @@ def pick_rows(
         return
     output += image.to(tl.int64) * candidates * columns
     kept += image.to(tl.int64) * limit
+    settings += image * width
+    conf = read_conf(settings)
+    most = read_limit(settings)
+    filtered = read_filter(settings)
     lane = tl.arange(0, CHUNK)
     passed = 0
     stay = 0
@@ -53,13 +57,13 @@ def pick_rows(
         row = output + place.to(tl.int64) * columns
         inside = place < candidates
         good = tl.load(row + 4, mask=inside, other=float("-inf")) > conf
-        if FILTER:
+        if filtered != 0:
             label = tl.load(row + 5, mask=good, other=-1.0)
             # compared as a float: a conversion of NaN or of 1e20 could become any class
             good = good & (label > -1.0) & (label < known)
             label = tl.where(good, label, 0.0).to(tl.int32)
-            good = good & (tl.load(wanted + label, mask=good, other=0) != 0)
-        good = good & (passed + tl.cumsum(good.to(tl.int32), axis=0) <= limit)
+            good = good & read_wanted(settings, label, good)
+        good = good & (passed + tl.cumsum(good.to(tl.int32), axis=0) <= most)
         passed += tl.sum(good.to(tl.int32), axis=0)
         broken = tl.zeros((CHUNK,), tl.int32)
         for column in range(0, columns):

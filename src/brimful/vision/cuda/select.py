@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,9 @@ from brimful.vision.cuda.candidates import KEY_BITS, find_candidates, keep_best
 from brimful.vision.cuda.memory import clear, zeros
 from brimful.vision.cuda.nms import suppress_greedily, suppress_rotated
 from brimful.vision.cuda.rows import pick_rows, write_rows
+from brimful.vision.cuda.settings import Settings
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.heads.rows import Rows
-from brimful.vision.nms import _float32_at_most
 
 TILES = {"raw": (256, 8, 2), "yolov5": (64, 32, 4)}
 """Anchors, classes and warps of a program: long along what is contiguous in memory, and for `raw`
@@ -59,7 +59,7 @@ class DeviceSelect:
 
         Args:
             spec: The model.
-            config: What to keep.
+            config: What to keep in images that have no setting of their own.
             batch: Images of an output.
             candidates: Anchors per image, or rows of an NMS-free head.
             device: Where the outputs are, a torch device or its name.
@@ -81,8 +81,6 @@ class DeviceSelect:
         self._batch, self._candidates = batch, candidates
         self._label_bits = label_bits
         self._limit = min(config.max_det, candidates)
-        self._conf = float(np.float32(config.conf))
-        self._iou = float(_float32_at_most(config.iou))
         device = torch.device(device)
         heads = {
             "nms_free": (candidates, 6 + spec.extra),
@@ -90,11 +88,7 @@ class DeviceSelect:
             "yolov5": (candidates, 5 + spec.classes + spec.extra),
         }
         self._shape = (batch, *heads[spec.head])
-        self._wanted = zeros((1,), torch.int8, device)
-        if config.classes is not None:
-            table = np.zeros(max((spec.classes, *(c + 1 for c in config.classes))), np.int8)
-            table[list(config.classes)] = 1
-            self._wanted = torch.from_numpy(table).to(device)
+        self._settings = Settings(spec, config, batch, self._limit, device)
         self._found = zeros((batch,), torch.int32, device)
         self._kept = zeros((batch, self._limit), torch.int64, device)
         self._kept_count = zeros((batch,), torch.int32, device)
@@ -118,6 +112,22 @@ class DeviceSelect:
         if config.multi_label and spec.classes > 1 and spec.head != "nms_free":
             return "multi_label makes a candidate of every class of every anchor"
         return None
+
+    def configure(self, params: Sequence[PostprocessConfig | None] | None) -> None:
+        """Say what becomes a detection in each image of the launches from here on.
+
+        This queues a copy on the current stream, or nothing if `params` is None and was before.
+        A graph that has captured `launch` follows it. The launch before must have been waited for.
+
+        Args:
+            params: Of each image; None for the setting that the buffers were made for, as for an
+                image of None. Only conf, iou, max_det and classes may be others.
+
+        Raises:
+            ValueError: A max_det is above the one that the buffers were made for, or the model
+                has not such a class. The setting before stays.
+        """
+        self._settings.write(params)
 
     def launch(self, output: Any, live: Any) -> None:
         """Launch the kernels on the current stream of the output's device, the current one.
@@ -180,13 +190,12 @@ class DeviceSelect:
             live,
             self._kept,
             self._kept_count,
-            self._wanted,
-            self._conf,
+            self._settings.table,
+            self._settings.width,
             candidates,
             columns,
-            self._wanted.numel(),
+            self._settings.classes,
             self._limit,
-            FILTER=self._config.classes is not None,
             CHUNK=min(CHUNK, triton.next_power_of_2(candidates)),
         )
         self._write(output, (candidates * columns, columns, 1), first_extra=6)
@@ -210,13 +219,12 @@ class DeviceSelect:
             live,
             keys,
             self._found,
-            self._wanted,
-            self._conf,
+            self._settings.table,
+            self._settings.width,
             anchors,
             spec.classes,
             *strides,
             OBJECTNESS=objectness,
-            FILTER=config.classes is not None,
             LABEL_BITS=self._label_bits,
             ANCHORS=block,
             CLASSES=classes,
@@ -234,8 +242,8 @@ class DeviceSelect:
                 keys,
                 survivors,
                 self._found,
-                float(np.float32(config.iou)),
-                reach_of(config.iou),
+                self._settings.table,
+                self._settings.width,
                 anchors,
                 first_extra,
                 *strides,
@@ -252,7 +260,8 @@ class DeviceSelect:
             self._block,
             self._kept,
             self._kept_count,
-            self._iou,
+            self._settings.table,
+            self._settings.width,
             anchors,
             self._limit,
             *strides,
@@ -288,13 +297,3 @@ class DeviceSelect:
                 CHUNK=CHUNK,
                 enable_fp_fusion=False,
             )
-
-
-def reach_of(iou: float) -> float:
-    """Return r such that rotated boxes that are far apart can not overlap by more than `iou`.
-
-    Far is a distance beyond sqrt(r a^2 + r b^2), where a and b are the longer sides;
-    `brimful.vision.nms` has the derivation.
-    """
-    bound = (-math.log(max(1 - (1 - iou) ** 2, 1e-30)) + 1e-3) * 1.01
-    return float(np.float32(4 * bound / 12))
