@@ -27,7 +27,7 @@ from cluster_kit import (
     start_marked,
 )
 
-from brimful.cluster import dispatcher
+from brimful.cluster import feeding
 from brimful.cluster.packing import pack
 from brimful.cluster.pool import EnginePool
 from brimful.cluster.reports import merge_reports
@@ -83,7 +83,6 @@ def test_results_are_those_of_one_engine_in_its_order(shared, tmp_path):
 def test_it_describes_itself_as_an_engine_does(pool, tmp_path):
     with start_marked(tmp_path, device="alone") as engine:
         assert pool.spec == engine.spec
-        assert pool.runtime.name == engine.runtime.name
         assert {**engine.describe(), "devices": "steady-a steady-b"} == pool.describe()
     assert pool.health == "ok"
 
@@ -216,7 +215,7 @@ def test_images_in_memory_are_bounded_in_bytes(tmp_path, monkeypatch):
             outside.append(image.index)
         return pack(image, block)
 
-    monkeypatch.setattr(dispatcher, "pack", spy)
+    monkeypatch.setattr(feeding, "pack", spy)
     small = 200_000
     big = gray(5, 400, 500)  # 600 kB: more than both arenas
     frames = {i: gray(i % 70, 100, 150) for i in range(300)}  # 45 kB each, 13 MB in all
@@ -225,16 +224,16 @@ def test_images_in_memory_are_bounded_in_bytes(tmp_path, monkeypatch):
         results = []
         for result in pool.predict(Grays(300, {**frames, 100: big})):
             results.append(result)
-            used.append(pool._arena.used)
+            used.append(pool._shared.used)
         check(results, 300, but={100})
         assert outside == [100]
         assert "600,000 bytes are more than the 400,000" in results[100].error
         assert max(used) <= 2 * small
-        assert pool._arena.used == 0
+        assert pool._shared.used == 0
         check(list(pool.predict(GraysInLists(300, frames))), 300)
         next(pool.stream(Grays(300, frames)))  # left early
         check(list(pool.predict(Grays(300, frames))), 300)
-        assert pool._arena.used == 0
+        assert pool._shared.used == 0
 
 
 def test_closing_ends_the_processes_and_what_is_in_flight(tmp_path):

@@ -77,7 +77,7 @@ def test_images_in_memory_outlive_the_process_that_held_them(tmp_path):
         killer.start()
         check(list(pool.predict(Grays(400, frames))), 400)
         killer.join()
-        assert "SIGKILL" in pool.health and pool._arena.used == 0
+        assert "SIGKILL" in pool.health and pool._shared.used == 0
     assert images_run(tmp_path, "stalled") == 0
 
 

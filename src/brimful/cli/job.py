@@ -14,8 +14,7 @@ from rich.console import Console
 from brimful.cli.choices import FailureLimit
 from brimful.cli.progress import JobProgress
 from brimful.cli.summary import print_summary
-from brimful.cluster.pool import EnginePool
-from brimful.engine.engine import Engine
+from brimful.engine.predictor import Predictor
 from brimful.errors import InterruptedJobError, TooManyFailuresError
 from brimful.sinks.sink import Sink
 from brimful.sources.entries import EntriesSource
@@ -23,7 +22,7 @@ from brimful.sources.source import Source
 
 
 def run_job(
-    engine: Engine | EnginePool,
+    predictor: Predictor,
     images: Source,
     sink: Sink,
     limit: FailureLimit,
@@ -34,7 +33,7 @@ def run_job(
     """Run a job to its end, its interruption or its failure limit.
 
     Args:
-        engine: What detects.
+        predictor: What detects.
         images: Where images come from; closed at the end.
         sink: Where detections go; finished or abandoned at the end.
         limit: Failures allowed.
@@ -55,15 +54,16 @@ def run_job(
             console.print(f"resuming: {len(sink.done):,} images are done already", highlight=False)
     count = failures = found = 0
     earlier = sink.done.failures  # a job's limit counts what failed before it was interrupted
-    engine.reset_stats()
+    predictor.reset_stats()
     started = time.perf_counter()
     try:
         with _interruptible(), JobProgress(total, quiet=quiet, console=console) as progress:
-            for done, bad, detections in _written(engine, images, sink):
-                count += done
-                failures += bad
-                found += detections
-                progress.advance(done, bad)
+            for results in predictor.stream_encoded(images):
+                sink.append(results.lines)
+                count += results.count
+                failures += results.failures
+                found += results.found
+                progress.advance(results.count, results.failures)
                 if limit.hopeless(earlier + failures):
                     hint = ". Go on with a higher limit and --resume" if output else ""
                     raise TooManyFailuresError(
@@ -71,7 +71,7 @@ def run_job(
                         f"the rows with an error say why{hint}"
                     )
         seconds = time.perf_counter() - started
-        report = engine.report()
+        report = predictor.report()
         sink.finish()
     except KeyboardInterrupt:
         sink.abandon()
@@ -90,7 +90,7 @@ def run_job(
                 detections=found,
                 seconds=seconds,
                 report=report,
-                engine=engine.describe(),
+                engine=predictor.describe(),
                 output=str(output) if output else None,
                 skipped=skipped,
             )
@@ -101,21 +101,6 @@ def run_job(
             f"{failures} of {count} images failed, more than allowed; the rows with an error say "
             "why. Allow it with --max-failures, as a number or a share such as 5%"
         )
-
-
-def _written(
-    engine: Engine | EnginePool, images: Source, sink: Sink
-) -> Iterator[tuple[int, int, int]]:
-    """Write results as they come; yield how many images, failures and detections they were."""
-    if isinstance(engine, EnginePool):
-        for encoded in engine.stream_encoded(images):
-            sink.append(encoded.lines)
-            yield encoded.count, encoded.failures, encoded.found
-        return
-    for results in engine.stream(images):
-        sink.write(results)
-        failures = sum(1 for result in results if result.error is not None)
-        yield len(results), failures, sum(map(len, results))
 
 
 def _length(images: Source) -> int | None:

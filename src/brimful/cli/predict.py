@@ -157,7 +157,7 @@ def predict(
             "canvas": canvas,
             "precision": precision,
             "half": half,
-            "runtime": engine.runtime.name,
+            "runtime": engine.describe()["runtime"],
         }
         sink = open_sink(
             output,

@@ -6,19 +6,23 @@ Signals that a terminal or a service manager sends to all processes are the pare
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import queue
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
 from brimful.cluster.arena import Arena
 from brimful.cluster.messages import (
+    Answered,
     AskReport,
     Died,
     Failed,
@@ -28,15 +32,19 @@ from brimful.cluster.messages import (
     Report,
     ResetStats,
     Results,
+    Submit,
+    WarmedUp,
+    WarmUp,
     Work,
     travelling,
 )
 from brimful.cluster.packing import unpack
 from brimful.cluster.start_engine import StartEngine
 from brimful.detections import Detections
+from brimful.engine.encoded import count_failures
 from brimful.engine.engine import Engine
 from brimful.engine.interpreter import prepare_interpreter
-from brimful.errors import DeviceFailedError
+from brimful.errors import DeviceFailedError, EngineStoppedError
 from brimful.native.json_lines import open_encoder
 from brimful.sources.image import SourceImage
 
@@ -61,10 +69,7 @@ def serve(
         answers: Messages to the parent.
     """
     _leave_signals_to_the_parent()
-    try:
-        _Child(arena, commands, answers).run(start, device)
-    except BrokenPipeError:  # the parent is gone
-        os._exit(0)
+    _Child(arena, commands, answers).run(start, device)
 
 
 class _Child:
@@ -74,7 +79,9 @@ class _Child:
         self._commands = commands
         self._answers = answers
         self._sending = threading.Lock()
+        self._arena = arena
         self._chunks = _Chunks(arena)
+        self._requests: queue.SimpleQueue[Submit] = queue.SimpleQueue()
         self._engine: Engine | None = None
         self._leaving = False
 
@@ -89,18 +96,18 @@ class _Child:
             return
         with engine:
             self._engine = engine
-            self._send(Ready(engine.spec, engine.runtime.name, engine.describe()))
+            threading.Thread(
+                target=self._run_requests, args=(engine,), name="brimful-requests", daemon=True
+            ).start()
+            config = engine.config
+            self._send(Ready(engine.spec, engine.describe(), config.postprocess, config.queue))
             try:
                 waiting: list[Detections] = []
                 for results in engine.stream(self._chunks):
                     waiting += results
                     self._send_complete(waiting)
             except BaseException as error:
-                if not self._leaving:
-                    broken = isinstance(error, DeviceFailedError)
-                    text = str(error) if broken else f"{type(error).__name__}: {error}"
-                    self._send(Died(text, device=broken))
-                    os._exit(1)  # a device that failed may not let the engine close
+                self._die(error)
             listener.join()  # it closes the engine
 
     def _send_complete(self, waiting: list[Detections]) -> None:
@@ -113,7 +120,7 @@ class _Child:
             results = Results(
                 chunk=work.chunk,
                 count=len(done),
-                failures=sum(result.error is not None for result in done),
+                failures=count_failures(done),
                 found=sum(map(len, done)),
             )
             self._send(results, encode(done, encoded=work.encoded))
@@ -125,11 +132,17 @@ class _Child:
                 message: FromParent = pickle.loads(self._commands.recv_bytes())
                 if isinstance(message, Work):
                     self._chunks.put(message)
+                elif isinstance(message, Submit):
+                    self._requests.put(message)
                 elif self._engine is not None:
                     if isinstance(message, ResetStats):
                         self._engine.reset_stats()
                     elif isinstance(message, AskReport):
                         self._send(Report(self._engine.report()))
+                    else:
+                        threading.Thread(
+                            target=self._warm_up, args=(self._engine, message), daemon=True
+                        ).start()
         except (EOFError, OSError):
             pass
         self._leaving = True
@@ -141,11 +154,69 @@ class _Child:
         self._chunks.close()
         self._engine.close()  # what is in flight fails, and with it the stream
 
+    # Submitted images, on a thread of their own: it may wait for room in the engine ------------
+
+    def _run_requests(self, engine: Engine) -> None:
+        try:
+            while True:
+                self._submit(engine, self._requests.get())
+        except BaseException as error:
+            self._die(error)
+
+    def _submit(self, engine: Engine, message: Submit) -> None:
+        image = unpack(message.item, self._arena)
+        params, deadline = message.params, message.deadline
+        future = engine.submit(
+            image.payload,
+            key=image.key,
+            client=("client", message.client),
+            conf=None if params is None else params.conf,
+            iou=None if params is None else params.iou,
+            max_det=None if params is None else params.max_det,
+            classes=None if params is None else params.classes,
+            priority=message.priority,
+            deadline_ms=None if deadline is None else (deadline - time.monotonic()) * 1000,
+            copy=False,  # the parent leaves it alone until it has the answer
+        )
+        future.add_done_callback(functools.partial(self._answer, message.number))
+
+    def _answer(self, number: int, future: Future[Detections]) -> None:
+        error = future.exception()
+        if error is None:
+            self._send(Answered(number, future.result()))
+        else:
+            self._die(error)
+
+    def _warm_up(self, engine: Engine, message: WarmUp) -> None:
+        try:
+            self._send(WarmedUp(engine.warm_up(message.canvases), None))
+        except EngineStoppedError as error:
+            self._die(error)
+        except BaseException as error:
+            self._send(WarmedUp([], travelling(error)))
+
+    # Messages ---------------------------------------------------------------------------------
+
     def _send(self, message: FromEngine, body: bytes | None = None) -> None:
-        with self._sending:
-            self._answers.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
-            if body is not None:
-                self._answers.send_bytes(body)
+        try:
+            with self._sending:
+                self._answers.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+                if body is not None:
+                    self._answers.send_bytes(body)
+        except BrokenPipeError:  # the parent is gone
+            os._exit(0)
+
+    def _die(self, error: BaseException) -> None:
+        """Say that the engine stopped, as the last word, and end the process.
+
+        It ends at once: a device that failed may not let the engine close.
+        """
+        if self._leaving:
+            return
+        broken = isinstance(error, DeviceFailedError)
+        text = str(error) if broken else f"{type(error).__name__}: {error}"
+        self._send(Died(text, device=broken))
+        os._exit(1)
 
 
 class _Chunks:

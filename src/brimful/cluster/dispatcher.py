@@ -1,9 +1,8 @@
-"""Dispatcher: the threads between a job's images and the engine processes.
+"""Dispatcher: the engine processes, what they are given, and what becomes of their answers.
 
 One lock guards all state; sending, receiving and copying are done outside of it. Threads: the
-feeder's (it belongs to the job), and a sender and a receiver per process, so that a process that
-stalls holds up its own pipe and nothing else. Senders pull: each takes a chunk when its process has
-room for one.
+feeder's and the consumer's (they belong to the job), those that submit, and a sender and a receiver
+per process, so that a process that stalls holds up its own pipe and nothing else.
 """
 
 from __future__ import annotations
@@ -12,66 +11,83 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from brimful.cluster.allowance import Allowance
-from brimful.cluster.arena import Arena, Block
 from brimful.cluster.engine_process import EngineProcess
-from brimful.cluster.job import Answer, Job
+from brimful.cluster.job import Job
+from brimful.cluster.job_desk import JobDesk
 from brimful.cluster.member import Member
-from brimful.cluster.messages import AskReport, Died, Report, ResetStats, Results, Work
-from brimful.cluster.packing import Packed, convert, in_memory, pack, size_of
-from brimful.cluster.work_queue import Chunk
-from brimful.engine.engine import EngineReport
-from brimful.errors import BrimfulError, DeviceFailedError, EngineStoppedError, ImageError
-from brimful.sources.image import SourceImage
+from brimful.cluster.messages import (
+    Answered,
+    Control,
+    Died,
+    FromEngine,
+    FromParent,
+    Reply,
+    Report,
+    Results,
+    WarmedUp,
+)
+from brimful.cluster.pool_request import PoolRequest
+from brimful.cluster.request_desk import RequestDesk
+from brimful.cluster.shared_images import SharedImages
+from brimful.errors import BrimfulError, DeviceFailedError, EngineStoppedError
+from brimful.spec import ModelSpec
 
 _log = logging.getLogger("brimful")
 
-LINGER_S = 0.002
-"""Seconds that images wait for a chunk to fill up."""
+_DRAINS = "the engine pool finishes what it has and takes no more"
+
+R = TypeVar("R", bound=Reply)
 
 
 class Dispatcher:
-    """Hands a job's images to processes and puts their answers in order."""
+    """Hands images to processes, and their answers to whoever waits for them."""
 
     def __init__(
         self,
         processes: Sequence[EngineProcess],
-        arena: Arena,
+        shared: SharedImages,
+        spec: ModelSpec,
         new_allowance: Callable[[], Allowance],
+        *,
+        queue: int,
+        per_process: int,
     ) -> None:
         """Start the threads.
 
         Args:
             processes: Ready ones.
-            arena: Where images in memory travel.
+            shared: Where images in memory travel.
+            spec: What the model is.
             new_allowance: Makes the allowance of one process.
+            queue: Submitted images that may wait for a process.
+            per_process: Submitted images that a process may hold.
         """
-        self._arena = arena
+        self._shared = shared
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
-        self._ready = threading.Condition(self._lock)
-        self._reported = threading.Condition(self._lock)
-        self._job: Job | None = None
-        self._chunks = 0
+        self._replied = threading.Condition(self._lock)
+        self._quiet = threading.Condition(self._lock)
+        self._draining = False
         self._closed = False
+        self._gone: BrimfulError | None = None
         self._members = [
             Member(process, new_allowance(), threading.Condition(self._lock))
             for process in processes
         ]
+        self.jobs = JobDesk(self._lock, self._members, shared)
+        self._requests = RequestDesk(
+            self._lock,
+            self._members,
+            shared,
+            spec,
+            lambda: self.jobs.suspects,
+            queue=queue,
+            per_process=per_process,
+        )
         for member in self._members:
-            for name, loop in (("send", self._send_loop), ("receive", self._receive_loop)):
-                thread = threading.Thread(
-                    target=loop,
-                    args=(member,),
-                    name=f"brimful-{name}-{member.process.device}",
-                    daemon=True,
-                )
-                member.threads.append(thread)
-                thread.start()
+            member.start(self._next_message, self._received, self._died)
 
     @property
     def deaths(self) -> list[str]:
@@ -79,126 +95,97 @@ class Dispatcher:
         with self._lock:
             return [f"{m.process.device}: {m.reason}" for m in self._members if m.reason]
 
-    # The job's side ---------------------------------------------------------------------------
+    # What comes in ----------------------------------------------------------------------------
 
     def begin(self, job: Job) -> None:
-        """Take a job on.
+        """Take a job on; the rest of it is done with `jobs`.
 
         Raises:
-            EngineStoppedError: Another job is running, or no process is left.
+            EngineStoppedError: Another job is running, or nothing more is taken.
+        """
+        self.jobs.begin(job, self._check_open)
+
+    def check_open(self) -> None:
+        """Make sure that images are taken.
+
+        Raises:
+            EngineStoppedError: The pool was closed or drained, or no process is left.
+            DeviceFailedError: No process is left, and the last one's device is broken.
         """
         with self._lock:
             self._check_open()
-            if self._job is not None:
-                raise EngineStoppedError("an engine pool runs one source at a time")
-            if not any(member.alive for member in self._members):
-                raise self._all_dead()
-            self._job = job
 
-    def feed(self, job: Job, images: Sequence[SourceImage]) -> bool:
-        """Add images, waiting for room; return False when no more are wanted."""
-        packed: list[Packed] = []
-        for image in images:
-            convert(image)
-            if in_memory(image.payload):
-                # What came before goes first: it may hold the memory that this one waits for.
-                if not self._feed_packed(job, packed):
-                    return False
-                packed = [self._pack_in_memory(job, image, image.payload)]
-            else:
-                packed.append(pack(image, None))
-        return self._feed_packed(job, packed)
+    def is_open(self) -> bool:
+        """Tell whether images are taken. It does not take the lock."""
+        return not (self._closed or self._draining or self._gone)
 
-    def end(self, job: Job, error: BaseException | None = None) -> None:
-        """Say that no more images come, and why, if that is not how it should be."""
-        with self._lock:
-            job.queue.end()
-            job.ending = error
-            self._wake_all()
-            self._ready.notify_all()
+    def submit(self, request: PoolRequest, *, wait: bool) -> bool:
+        """Take a request in; return False when there is no room for it.
 
-    def answer(self, job: Job) -> Answer | None:
-        """Wait for the next answer in order; None when there are no more.
+        Args:
+            request: The request.
+            wait: Wait for room, no longer than until its deadline.
 
         Raises:
-            EngineStoppedError: The pool was closed, or no process is left.
-            BaseException: What the source raised.
+            EngineStoppedError: As `check_open`.
         """
+        requests = self._requests
         with self._lock:
             while True:
-                answer = job.queue.pop()
-                if answer is not None:
-                    self._room.notify()
-                    return answer
-                if job.error is not None:
-                    raise job.error
-                if job.queue.finished:
-                    if job.ending is not None:
-                        raise job.ending
-                    return None
-                self._ready.wait()
-
-    def finish(self, job: Job) -> None:
-        """Forget a job. What processes still hold of it is dropped when it comes back."""
-        with self._lock:
-            job.closed = True
-            self._free(job.queue.clear())
-            if self._job is job:
-                self._job = None
-            self._room.notify_all()
-
-    def _pack_in_memory(
-        self, job: Job, image: SourceImage, payload: NDArray[Any] | bytes
-    ) -> Packed:
-        """Write an image into the arena, waiting for room."""
-        size = size_of(payload)
-        if size > self._arena.size:
-            image.payload = ImageError(
-                f"{size:,} bytes are more than the {self._arena.size:,} that engine processes "
-                "share for images in memory"
-            )
-            return pack(image, None)
-        block: Block | None = None
-        with self._lock:
-            while _wanted(job) and (block := self._arena.allocate(payload)) is None:
-                self._room.wait()
-        if block is not None:
-            self._arena.write(block, payload)
-        return pack(image, block)
-
-    def _feed_packed(self, job: Job, packed: Sequence[Packed]) -> bool:
-        with self._lock:
-            while True:
-                if not _wanted(job):
-                    self._free(packed)
-                    return False
-                if not packed:
+                self._check_open()
+                if requests.offer(request):
                     return True
-                room = job.queue.room()
-                if room <= 0:
-                    self._room.wait()
-                    continue
-                if job.queue.feed(packed[:room], time.monotonic()):
-                    self._wake_hungry()
-                packed = packed[room:]
+                left = None if request.deadline is None else request.deadline - time.monotonic()
+                if not wait or (left is not None and left <= 0):
+                    return False
+                requests.room.wait(left)
+
+    def waiting(self) -> int:
+        """Return how many requests wait for a process."""
+        with self._lock:
+            return len(self._requests)
 
     # Control ----------------------------------------------------------------------------------
 
-    def reset_stats(self) -> None:
-        """Let every process start measuring anew."""
-        self._control(ResetStats())
-
-    def reports(self, timeout: float) -> list[EngineReport]:
-        """Ask every process for its report; one that does not answer in time is left out."""
+    def tell(self, message: Control) -> None:
+        """Send every live process a message."""
         with self._lock:
             for member in self._members:
-                member.report = None
-        self._control(AskReport())
+                if member.alive:
+                    member.control.append(message)
+                    member.wake.notify()
+
+    def ask(self, question: Control, kind: type[R], timeout: float | None) -> list[R]:
+        """Ask every process; one that dies or does not reply in time is left out.
+
+        Args:
+            question: What to send.
+            kind: The reply to it.
+            timeout: Seconds to wait at most; None waits on.
+        """
         with self._lock:
-            self._reported.wait_for(
-                lambda: all(m.report is not None for m in self._members if m.alive), timeout
+            for member in self._members:
+                member.replies.pop(kind, None)
+        self.tell(question)
+        with self._lock:
+            self._replied.wait_for(
+                lambda: self._closed or all(kind in m.replies for m in self._members if m.alive),
+                timeout,
             )
-            return [member.report for member in self._members if member.report is not None]
+            replies = [member.replies.get(kind) for member in self._members]
+            return [reply for reply in replies if isinstance(reply, kind)]
+
+    def drain(self, timeout: float | None) -> bool:
+        """Take nothing more and wait until what was taken is done; return whether it is.
+
+        Args:
+            timeout: Seconds to wait at most; None waits on.
+        """
+        with self._lock:
+            self._draining = True
+            self.jobs.drain(EngineStoppedError(_DRAINS))
+            self._wake_all()
+            return self._quiet.wait_for(self._is_quiet, timeout)
 
     def close(self, timeout: float) -> None:
         """Stop; what is in flight fails. Processes that do not leave in time are killed."""
@@ -206,9 +193,7 @@ class Dispatcher:
             if self._closed:
                 return
             self._closed = True
-            if self._job is not None:
-                self._fail(self._job, EngineStoppedError("the engine pool was closed"))
-            self._wake_all()
+            self._fail(EngineStoppedError("the engine pool was closed"))
         deadline = time.monotonic() + timeout
         for member in self._members:
             if not member.process.await_end(max(0.0, deadline - time.monotonic())):
@@ -220,93 +205,60 @@ class Dispatcher:
 
     # Processes --------------------------------------------------------------------------------
 
-    def _send_loop(self, member: Member) -> None:
-        process = member.process
-        try:
-            while (message := self._next_message(member)) is not None:
-                process.send(message)
-        except OSError:
-            return  # it has ended: the receiver finds out why
-        process.dismiss()
-
-    def _next_message(self, member: Member) -> Work | ResetStats | AskReport | None:
+    def _next_message(self, member: Member) -> FromParent | None:
         """Wait for something to send; None when there will be nothing."""
         with self._lock:
             while member.alive and not self._closed:
                 if member.control:
                     return member.control.pop(0)
-                now = time.monotonic()
-                job, wait = self._job, None
-                room = member.allowance.images - member.images
-                if job is not None and job.error is None and room > 0:
-                    queue = job.queue
-                    held = [chunk for _, chunk, _ in member.held.values()]
-                    chunk = queue.take(now, room=room, held=held)
-                    if chunk is not None:
-                        if queue.due_at() is not None:
-                            self._wake_hungry(but=member)
-                        return self._hand_out(member, job, chunk, now)
-                    due = queue.due_at()
-                    wait = None if due is None or due < now else due - now
-                member.hungry = job is None or (room >= job.queue.chunk and not member.on_trial())
+                if (request := self._requests.next_for(member)) is not None:
+                    return request
+                able = self._may_take_chunk(member)
+                work, wait = self.jobs.next_for(member, time.monotonic(), able=able)
+                if work is not None:
+                    self._requests.assign()  # it was the last suspect, perhaps
+                    return work
                 member.wake.wait(wait)
                 member.hungry = False
             return None
 
-    def _hand_out(self, member: Member, job: Job, chunk: Chunk[Packed], now: float) -> Work:
-        self._chunks += 1
-        member.held[self._chunks] = (job, chunk, now)
-        member.images += len(chunk)
-        return Work(self._chunks, job.encoded, chunk.items)
+    def _may_take_chunk(self, member: Member) -> bool:
+        if member.on_trial():
+            return False
+        if self.jobs.suspects:
+            return not member.requests  # a suspect is run alone
+        return member is not self._requests.tester
 
-    def _receive_loop(self, member: Member) -> None:
-        process = member.process
-        reason, device = None, False
-        try:
-            while True:
-                message, body = process.receive()
-                if isinstance(message, Results):
-                    self._settle(member, message, body)
-                elif isinstance(message, Report):
-                    with self._lock:
-                        member.report = message.report
-                        self._reported.notify_all()
-                elif isinstance(message, Died):
-                    reason, device = message.reason, message.device
-        except (EOFError, OSError):
-            pass
-        ending = "" if self._closed and reason is None else process.ending()
-        self._died(member, reason or ending, device=device)
-
-    def _settle(self, member: Member, results: Results, body: bytes) -> None:
+    def _received(self, member: Member, message: FromEngine, body: bytes) -> None:
         with self._lock:
-            job, chunk, sent = member.held.pop(results.chunk)
-            member.images -= len(chunk)
-            member.allowance.observe(len(chunk), time.monotonic() - sent)
+            if isinstance(message, Results):
+                self.jobs.settle(member, message, body)
+            elif isinstance(message, Answered):
+                self._requests.answered(member, message.number, message.result)
+            elif isinstance(message, Report | WarmedUp):
+                member.replies[type(message)] = message
+                self._replied.notify_all()
+            self._requests.assign()
             member.wake.notify()
-            self._free(chunk.items)
-            if not job.closed and job.queue.settle(chunk, (results, body)):
-                self._ready.notify()
+            self._quiet.notify_all()
 
-    def _died(self, member: Member, reason: str, *, device: bool) -> None:
-        """Hand what a process held to the others; fail the job when there are none."""
+    def _died(self, member: Member, last: Died | None) -> None:
+        """Hand what a process held to the others; fail everything when there are none."""
+        if last is not None:
+            reason = last.reason
+        else:
+            reason = "it left" if self._closed else member.process.ending()
         with self._lock:
-            member.reason = reason or "it left"
-            member.broken = device
-            member.wake.notify_all()
-            self._reported.notify_all()
-            held = list(member.held.values())
-            member.held.clear()
-            for job, chunk, _ in held:
-                if job.closed or not job.queue.give_back(chunk, device=device):
-                    self._free(chunk.items)
-                    if not job.closed:
-                        job.queue.settle(chunk, job.lost(chunk.items[0], member.reason))
+            member.reason = reason
+            member.broken = last is not None and last.device
+            self.jobs.give_back(member)
+            self._requests.give_back(member)
             left = sum(other.alive for other in self._members)
-            if not left and self._job is not None:
-                self._fail(self._job, self._all_dead())
+            if not left:
+                self._gone = self._all_dead(member)
+                self._fail(self._gone)
+            self._requests.assign()
             self._wake_all()
-            self._ready.notify_all()
             expected = self._closed
         if left and not expected:
             _log.warning(
@@ -321,48 +273,31 @@ class Dispatcher:
     def _check_open(self) -> None:
         if self._closed:
             raise EngineStoppedError("the engine pool was closed")
+        if self._gone is not None:
+            raise type(self._gone)(str(self._gone)) from self._gone
+        if self._draining:
+            raise EngineStoppedError(_DRAINS)
 
-    def _all_dead(self) -> BrimfulError:
+    def _all_dead(self, last: Member) -> BrimfulError:
         reasons = "; ".join(f"{m.process.device}: {m.reason}" for m in self._members)
         if all(member.broken for member in self._members):
             return DeviceFailedError(f"every device fails: {reasons}")
-        return EngineStoppedError(f"every engine process died: {reasons}")
+        kind = DeviceFailedError if last.broken else EngineStoppedError
+        return kind(f"every engine process died: {reasons}")
 
-    def _fail(self, job: Job, error: BaseException) -> None:
-        if job.error is None:
-            job.error = error
-        self._ready.notify_all()
-        self._room.notify_all()
+    def _fail(self, error: BaseException) -> None:
+        """Fail the job and every request."""
+        self.jobs.fail(error)
+        self._requests.fail(error)
+        self._wake_all()
 
-    def _free(self, items: Sequence[Packed]) -> None:
-        """Give back the memory of images that no process reads any more."""
-        freed = False
-        for item in items:
-            if isinstance(item[4], Block):
-                self._arena.free(item[4])
-                freed = True
-        if freed:
-            self._room.notify_all()
-
-    def _wake_hungry(self, but: Member | None = None) -> None:
-        """Wake one sender that has room and waits for images."""
-        for member in self._members:
-            if member.hungry and member is not but:
-                member.hungry = False
-                member.wake.notify()
-                return
+    def _is_quiet(self) -> bool:
+        if self.jobs.waits or len(self._requests):
+            return False
+        return all(member.idle for member in self._members)
 
     def _wake_all(self) -> None:
-        for member in self._members:
-            member.wake.notify_all()
-
-    def _control(self, message: ResetStats | AskReport) -> None:
-        with self._lock:
-            for member in self._members:
-                if member.alive:
-                    member.control.append(message)
-                    member.wake.notify()
-
-
-def _wanted(job: Job) -> bool:
-    return not job.closed and job.error is None
+        self.jobs.wake_all()
+        for condition in (self._requests.room, self._replied, self._quiet):
+            condition.notify_all()
+        self._shared.wake()

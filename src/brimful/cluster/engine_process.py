@@ -8,7 +8,7 @@ import multiprocessing
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -138,6 +138,39 @@ class EngineProcess:
         self.dismiss()
         self._answers.close()
         self._process.close()
+
+
+def start_all(
+    processes: list[EngineProcess],
+    start: StartEngine,
+    devices: Sequence[str],
+    arena: Arena,
+    *,
+    first_alone: bool,
+) -> Ready:
+    """Start a process for each device and wait for all engines.
+
+    Args:
+        processes: Gets the processes as they start, so that the caller can end them.
+        start: Starts the engine of a device, in its process.
+        devices: `cpu` or `cuda:INDEX` each.
+        arena: Where images in memory are.
+        first_alone: The others load when the first has loaded.
+
+    Returns:
+        What the first one said.
+
+    Raises:
+        BrimfulError: What starting an engine raised.
+        EngineStoppedError: A process ended while it loaded.
+    """
+    ready: list[Ready] = []
+    for device in devices:
+        processes.append(EngineProcess(start, device, arena))
+        if first_alone and not ready:
+            ready.append(processes[0].await_ready())
+    ready += [process.await_ready() for process in processes[len(ready) :]]
+    return ready[0]
 
 
 def _pipe() -> tuple[Connection[Any, Any], Connection[Any, Any]]:

@@ -32,3 +32,8 @@ class Job:
     error: BaseException | None = None
     ending: BaseException | None = None
     closed: bool = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether more images of it may come in."""
+        return not self.closed and self.error is None and self.ending is None

@@ -1,8 +1,9 @@
 """Messages between the parent and its engine processes.
 
-Each is pickled by itself. The parent sends Work, ResetStats and AskReport; that its end of the pipe
-is closed means: leave. An engine process sends Ready or Failed once, then Results (each followed by
-a message of its body's raw bytes), Report, and Died as its last word.
+Each is pickled by itself. The parent sends Work, Submit, ResetStats, AskReport and WarmUp; that its
+end of the pipe is closed means: leave. An engine process sends Ready or Failed once, then Results
+(each followed by a message of its body's raw bytes), Answered, Report, WarmedUp, and Died as its
+last word.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from brimful.cluster.packing import Packed
+from brimful.detections import Detections
 from brimful.engine.engine import EngineReport
-from brimful.spec import ModelSpec
+from brimful.spec import ModelSpec, Size
+from brimful.vision.heads.config import PostprocessConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,27 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Submit:
+    """One image that a client submitted.
+
+    Attributes:
+        number: Number of the request, which its Answered carries.
+        item: The image.
+        client: Whom it is for: requests of one number share a line.
+        params: What becomes a detection, or None for the engine's setting.
+        priority: Requests of a higher number go first.
+        deadline: When its result is no longer wanted, on the clock of `time.monotonic`, or None.
+    """
+
+    number: int
+    item: Packed
+    client: int
+    params: PostprocessConfig | None
+    priority: int
+    deadline: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ResetStats:
     """Start measuring anew."""
 
@@ -40,18 +64,31 @@ class AskReport:
 
 
 @dataclass(frozen=True, slots=True)
+class WarmUp:
+    """Run every canvas once and answer with WarmedUp.
+
+    Attributes:
+        canvases: (height, width) of each; None for all that the engine can choose.
+    """
+
+    canvases: list[Size] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The engine runs.
 
     Attributes:
         spec: What the model is.
-        runtime: Name of the runtime.
         description: What decides speed and results.
+        postprocess: What becomes a detection where a request says nothing.
+        queue: Images that may wait in the engine.
     """
 
     spec: ModelSpec
-    runtime: str
     description: dict[str, str | int]
+    postprocess: PostprocessConfig
+    queue: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +135,32 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A submitted image has a result.
+
+    Attributes:
+        number: Number of the request.
+        result: Its detections.
+    """
+
+    number: int
+    result: Detections
+
+
+@dataclass(frozen=True, slots=True)
+class WarmedUp:
+    """The canvases were run.
+
+    Attributes:
+        canvases: (height, width) of each.
+        error: Why one of them could not be run, or None.
+    """
+
+    canvases: list[Size]
+    error: RaisedError | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """How the engine spent its time."""
 
@@ -117,8 +180,10 @@ class Died:
     device: bool = False
 
 
-FromParent = Work | ResetStats | AskReport
-FromEngine = Ready | Failed | Results | Report | Died
+Control = ResetStats | AskReport | WarmUp
+Reply = Report | WarmedUp
+FromParent = Work | Submit | Control
+FromEngine = Ready | Failed | Results | Answered | Reply | Died
 
 
 def travelling(error: BaseException) -> RaisedError:

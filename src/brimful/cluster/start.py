@@ -9,6 +9,7 @@ from pathlib import Path
 from brimful.cluster.devices import cpu_share, worker_share
 from brimful.cluster.pool import EnginePool
 from brimful.engine.engine import Engine
+from brimful.engine.predictor import Predictor
 from brimful.runtimes.threads import available_cpus
 
 
@@ -19,7 +20,7 @@ def start_engines(
     *,
     threads: int | None,
     workers: int | None,
-) -> Engine | EnginePool:
+) -> Predictor:
     """Start an engine on every device.
 
     Args:

@@ -81,6 +81,11 @@ class WorkQueue(Generic[T, R]):
         return len(self._suspects)
 
     @property
+    def ended(self) -> bool:
+        """Whether no more images come."""
+        return self._ended
+
+    @property
     def finished(self) -> bool:
         """Whether no image will come and every result was popped."""
         return self._ended and self._popped == self._fed

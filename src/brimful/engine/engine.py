@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 
 import cv2
@@ -21,7 +21,9 @@ from brimful.detections import Detections
 from brimful.engine.batches import Load
 from brimful.engine.config import EngineConfig
 from brimful.engine.delivery import Delivery, DetectionsFuture
+from brimful.engine.encoded import EncodedResults, encode_results
 from brimful.engine.feeding import Feeding
+from brimful.engine.params import params_of
 from brimful.engine.payload import bytes_held, payload_of
 from brimful.engine.pipeline import Pipeline
 from brimful.engine.preprocess import HostPreprocess
@@ -160,6 +162,14 @@ class Engine:
         self._check_usable()
         images = source if isinstance(source, Source) else open_source(source)
         return self._run(images)
+
+    def stream_encoded(self, source: object) -> Iterator[EncodedResults]:
+        """Run every image of a source; arguments and errors are those of `stream`.
+
+        Returns:
+            JSON lines in the source's order, of at least one image at a time.
+        """
+        return (encode_results(results) for results in self.stream(source))
 
     def _run(self, images: Source) -> Iterator[list[Detections]]:
         batch, slots = self.runtime.max_batch, self._slots(self.runtime)
@@ -361,18 +371,14 @@ class Engine:
         classes: Sequence[int] | None,
     ) -> PostprocessConfig | None:
         """Return what a request reports, None where it takes the engine's setting."""
-        if conf is None and iou is None and max_det is None and classes is None:
-            return None
-        own = self.config.postprocess
-        params = replace(
-            own,
-            conf=own.conf if conf is None else conf,
-            iou=own.iou if iou is None else iou,
-            max_det=own.max_det if max_det is None else max_det,
-            classes=own.classes if classes is None else tuple(classes),
+        return params_of(
+            self.config.postprocess,
+            self.spec,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            classes=classes,
         )
-        params.check(self.spec)
-        return params
 
     def _admit(self, requests: Sequence[Request], *, wait: bool) -> int:
         """Take requests in; return how many were taken.

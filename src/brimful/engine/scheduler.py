@@ -23,7 +23,12 @@ from brimful.engine.request import Request, State
 from brimful.engine.room import Room
 from brimful.engine.slots import SlotPool
 from brimful.engine.stats import StageStats
-from brimful.errors import BrimfulError, EngineStoppedError, RuntimeFailedError
+from brimful.errors import (
+    BrimfulError,
+    DeviceFailedError,
+    EngineStoppedError,
+    RuntimeFailedError,
+)
 from brimful.runtimes.runtime import OutOfMemoryError, Runtime, Slot
 from brimful.spec import Size
 
@@ -119,6 +124,7 @@ class Scheduler:
 
         Raises:
             EngineStoppedError: It was stopped before.
+            DeviceFailedError: It was stopped because its device is broken.
         """
         first, admitted = requests[0], 0
         with self._lock:
@@ -126,7 +132,7 @@ class Scheduler:
                 if self._error is not None:
                     if admitted:
                         return admitted, []
-                    raise EngineStoppedError(str(self._error)) from self._error
+                    raise _again(self._error) from self._error
                 if self._draining or not first.responder.wanted(first):
                     return admitted, []
                 if first.line == "newest" and self._queue.waits(first.source, first.priority):
@@ -543,3 +549,10 @@ def _wanted(request: Request, now: float) -> bool:
     if request.deadline is not None and now >= request.deadline:
         return False
     return request.responder.wanted(request)
+
+
+def _again(error: BrimfulError) -> EngineStoppedError:
+    """Return an error to raise for one that stopped the scheduler; a broken device stays one."""
+    if isinstance(error, DeviceFailedError):
+        return DeviceFailedError(str(error))
+    return EngineStoppedError(str(error))

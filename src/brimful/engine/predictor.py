@@ -1,0 +1,117 @@
+"""Predictor: what a model on one device and a model on several have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Protocol, Self
+
+from brimful.detections import Detections
+from brimful.engine.encoded import EncodedResults
+from brimful.engine.engine import EngineReport
+from brimful.engine.request import LinePolicy
+from brimful.spec import ModelSpec, Size
+
+
+class Predictor(Protocol):
+    """Turns images into detections: an `Engine`, or an `EnginePool` of several processes.
+
+    Every method may be called from any thread. It is a context manager that closes itself.
+    """
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        ...
+
+    @property
+    def health(self) -> str:
+        """`ok`, or what is broken and why."""
+        ...
+
+    def predict(self, source: object) -> Iterator[Detections]:
+        """Run every image of a source.
+
+        Args:
+            source: Whatever `open_source` takes, or a Source; closed at the end.
+
+        Returns:
+            The detections of each image, in the source's order; a bad image has `error` set.
+
+        Raises:
+            UsageError: There is no such source, or nothing in it.
+            EngineStoppedError: It was closed, or stopped; also while results are asked for.
+        """
+        ...
+
+    def stream(self, source: object) -> Iterator[list[Detections]]:
+        """Run every image of a source; as `predict`, in lists of whatever is ready at a time."""
+        ...
+
+    def stream_encoded(self, source: object) -> Iterator[EncodedResults]:
+        """Run every image of a source; as `stream`, with results that are JSON lines already.
+
+        Where the engine is another process, that one encodes.
+        """
+        ...
+
+    def submit(
+        self,
+        image: object,
+        *,
+        key: str = "image",
+        client: Hashable = None,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Sequence[int] | None = None,
+        priority: int = 0,
+        deadline_ms: float | None = None,
+        line: LinePolicy = "fifo",
+        copy: bool = True,
+        wait: bool = True,
+    ) -> Future[Detections]:
+        """Run one image; see `Engine.submit` for arguments and errors."""
+        ...
+
+    def warm_up(self, canvases: Iterable[Size] | None = None) -> list[Size]:
+        """Run every canvas once; see `Engine.warm_up`."""
+        ...
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take nothing more and finish what was taken; return whether all of it is finished.
+
+        Args:
+            timeout: Seconds to wait at most; None waits for as long as it takes.
+        """
+        ...
+
+    def reset_stats(self) -> None:
+        """Start measuring anew."""
+        ...
+
+    def report(self) -> EngineReport:
+        """Return how the stages spent their time since the start or the last reset."""
+        ...
+
+    def describe(self) -> dict[str, str | int]:
+        """Return what decides speed and results, for reports."""
+        ...
+
+    def close(self) -> None:
+        """Stop, and give all memory back; what is in flight fails."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return the predictor itself."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        ...
