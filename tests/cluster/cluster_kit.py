@@ -41,7 +41,8 @@ class MarkedRuntime(DebugRuntime):
 
     A forward of a device that is named `stalled...` waits until the folder has a file `open`, and a
     `fragile` one kills its process when it meets the DEADLY level. A `broken` one fails every
-    forward after the first few.
+    forward after the first few. Those of a `gated` one wait until the folder has a file of its name
+    that ends in `.open`, or in `.break`: then they fail.
     """
 
     def __init__(self, device: str, folder: Path, faults: DebugFaults) -> None:
@@ -56,6 +57,11 @@ class MarkedRuntime(DebugRuntime):
             os.kill(os.getpid(), signal.SIGKILL)
         if self._device.startswith("stalled"):
             while not (self._folder / OPEN).exists():
+                time.sleep(0.01)
+        if self._device.startswith("gated"):
+            while not (self._folder / f"{self._device}.open").exists():
+                if (self._folder / f"{self._device}.break").exists():
+                    raise RuntimeFailedError("the device is lost")
                 time.sleep(0.01)
         with (self._folder / self._device).open("ab") as file:
             file.write(b"." * count)

@@ -32,10 +32,12 @@ def run(*arguments, program=BRIMFUL, **options) -> subprocess.CompletedProcess:
     )
 
 
-def start(*arguments, batch_ms: float = 60.0, **options) -> subprocess.Popen:
+def start(
+    *arguments, batch_ms: float = 60.0, working: int = sys.maxsize, **options
+) -> subprocess.Popen:
     return subprocess.Popen(
         [*SLOW, "predict", *map(str, arguments)],
-        env={**os.environ, "BATCH_MS": str(batch_ms)},
+        env={**os.environ, "BATCH_MS": str(batch_ms), "WORKING": str(working)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -201,6 +203,24 @@ def test_both_killed_and_resumed(grays, expected, tmp_path):
     assert process.returncode == 1 and b"Traceback" not in said
     assert b"brimful: every engine process died: cpu: killed by SIGKILL" in said
     done = run(*debug(grays, output), "--resume")  # on one
+    assert done.returncode == 0, done.stderr
+    assert output.read_bytes() == expected
+
+
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+def test_a_job_on_broken_devices_fails_without_an_error_row_and_is_resumed(
+    grays, expected, tmp_path, devices
+):
+    output = tmp_path / "out.jsonl"
+    process = start(*debug(grays, output), "--device", devices, batch_ms=2, working=20)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1, said
+    assert b"the device fails whatever it is given" in said and b"the device is lost" in said
+    assert b"Traceback" not in said
+    kept = partial(output).read_bytes()
+    assert expected.startswith(kept), "a row that no working device would have written"
+    assert 0 < kept.count(b"\n") < 600
+    done = run(*debug(grays, output), *BOTH, "--resume")
     assert done.returncode == 0, done.stderr
     assert output.read_bytes() == expected
 

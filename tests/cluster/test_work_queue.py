@@ -1,8 +1,9 @@
 """The policy alone: no process, no thread, a clock that the tests set."""
 
-import random
+from collections import Counter
 
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from brimful.cluster.allowance import Allowance
 from brimful.cluster.work_queue import WorkQueue
@@ -136,47 +137,86 @@ def test_clear_returns_what_was_not_handed_out():
     assert take(queue) is None
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_whatever_dies_every_image_comes_once_and_in_order(seed):
-    """Random processes that take, answer, answer late and die."""
-    chance = random.Random(seed)
+PROCESSES = 5
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["feed", "take", "take", "answer", "answer", "crash", "break"]),
+        st.integers(0, PROCESSES - 1),
+        st.integers(1, 9),
+    ),
+    max_size=200,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS)
+def test_whatever_ends_every_image_comes_once_and_in_order(steps):
+    """Processes that take, answer, crash and break, until one that never does ends the job."""
     queue = WorkQueue(window=60, chunk=5, linger_s=0.5)
-    count, fed, now = 300, 0, 0.0
-    held: dict[int, list] = {i: [] for i in range(5)}
+    count, fed, now = 150, 0, 0.0
+    held: dict[int, list] = {i: [] for i in range(PROCESSES)}
+    crashes: Counter[int] = Counter()
     out: list[int] = []
-    culprits = set()
-    while not queue.finished:
-        now += 0.1
-        for _ in range(chance.randrange(8)):
-            some = list(range(fed, min(count, fed + min(queue.room(), chance.randrange(1, 9)))))
-            if some:
-                queue.feed(some, now)
-                fed += len(some)
+    culprits: list[int] = []
+
+    def feed(most):
+        nonlocal fed
+        some = list(range(fed, min(count, fed + min(queue.room(), most))))
+        if some:
+            queue.feed(some, now)
+            fed += len(some)
         if fed == count:
             queue.end()
         assert fed - len(out) <= 60
-        process = chance.choice(list(held))
-        mine = held[process]
-        action = chance.random()
-        if action < 0.02 and len(held) > 1:
-            device = chance.random() < 0.5
-            for chunk in held.pop(process):
-                if not queue.give_back(chunk, device=device):
-                    assert not device
-                    culprits.add(chunk.first)
-                    queue.settle(chunk, chunk.items)
-        elif action < 0.5 and mine:
-            chunk = mine.pop(chance.randrange(len(mine)))
+
+    def take_one(mine):
+        chunk = take(queue, now, 20 - sum(map(len, mine)), mine)
+        if chunk is not None:
+            mine.append(chunk)
+            assert len(mine) == 1 or not any(c.suspect for c in mine), "a suspect is alone"
+            assert chunk.suspect == any(crashes[i] for i in chunk.items)
+            assert chunk.items == list(range(chunk.first, chunk.first + len(chunk)))
+
+    def answer(mine, number):
+        if mine:
+            chunk = mine.pop(number % len(mine))
             queue.settle(chunk, chunk.items)
-        else:
-            room = 20 - sum(map(len, mine))
-            if (chunk := take(queue, now, room, mine)) is not None:
-                mine.append(chunk)
-                assert len(mine) == 1 or not any(c.suspect for c in mine)
+
+    def pop():
         while (result := queue.pop()) is not None:
-            out += result
-    assert out == list(range(count))
-    assert len(culprits) <= 4
+            out.extend(result)
+
+    for action, process, number in steps:
+        now += 0.1
+        mine = held.get(process)
+        if action == "feed":
+            feed(number)
+        elif mine is None:
+            continue
+        elif action == "take":
+            take_one(mine)
+        elif action == "answer":
+            answer(mine, number)
+        elif len(held) > 1:
+            for chunk in held.pop(process):
+                if action == "crash":
+                    crashes.update(chunk.items)
+                if not queue.give_back(chunk, device=action == "break"):
+                    culprits.extend(chunk.items)
+                    queue.settle(chunk, chunk.items)
+        pop()
+    for _ in range(10 * count):
+        if queue.finished:
+            break
+        now += 1.0
+        feed(9)
+        for mine in held.values():
+            take_one(mine)
+            answer(mine, 0)
+        pop()
+    assert queue.finished and out == list(range(count))
+    assert sorted(culprits) == sorted(i for i in crashes if crashes[i] == 2)
+    assert max(crashes.values(), default=0) <= 2
 
 
 def test_the_allowance_follows_the_time_a_chunk_takes():
