@@ -46,7 +46,6 @@ CASES = (
 
 def ours(name: str, folder: Path, batch: int, workers: int | None, processes: int) -> None:
     """Run engines as `brimful predict` does."""
-    from brimful.cluster.pool import EnginePool
     from brimful.cluster.start import start_engines
     from brimful.engine.interpreter import prepare_interpreter
     from brimful.load import load
@@ -63,7 +62,7 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
         prepare_interpreter()
         output = folder.parent / f"{folder.name}.jsonl"
         engine.reset_stats()
-        before = getattr(engine.runtime, "timings", {})
+        before = getattr(getattr(engine, "runtime", None), "timings", {})
         cpu, rates = time.process_time(), []
         with GpuMonitor() as monitor:
             while len(rates) < RUNS or sum(len(files) / rate for rate in rates) < SECONDS:
@@ -71,18 +70,14 @@ def ours(name: str, folder: Path, batch: int, workers: int | None, processes: in
                 begun = time.perf_counter()
                 sink = json_lines(engine, output)
                 images = open_source(str(folder))
-                if isinstance(engine, EnginePool):
-                    for encoded in engine.stream_encoded(images):
-                        sink.append(encoded.lines)
-                else:
-                    for results in engine.stream(images):
-                        sink.write(results)
+                for encoded in engine.stream_encoded(images):
+                    sink.append(encoded.lines)
                 sink.finish()
                 rates.append(len(files) / (time.perf_counter() - begun))
         seconds = sum(len(files) / rate for rate in rates)
         cpu = time.process_time() - cpu
         report = engine.report()
-        timings = getattr(engine.runtime, "timings", {})
+        timings = getattr(getattr(engine, "runtime", None), "timings", {})
         described = engine.describe()
     rows = [json.loads(line) for line in output.read_bytes().splitlines()]
     assert [row["index"] for row in rows] == list(range(len(files)))

@@ -63,7 +63,6 @@ def in_memory(count: int) -> Path:
 
 def run(gpus: int, files: list[Path], name: str, batch: int) -> None:
     """Run over files on so many GPUs."""
-    from brimful.cluster.pool import EnginePool
     from brimful.cluster.start import start_engines
     from brimful.load import load
     from brimful.sources.open_source import open_source
@@ -80,12 +79,8 @@ def run(gpus: int, files: list[Path], name: str, batch: int) -> None:
         with GpuMonitor() as monitor:
             begun = time.perf_counter()
             source = open_source(files)
-            if isinstance(engine, EnginePool):
-                for encoded in engine.stream_encoded(source):
-                    sink.append(encoded.lines)
-            else:
-                for results in engine.stream(source):
-                    sink.write(results)
+            for encoded in engine.stream_encoded(source):
+                sink.append(encoded.lines)
             sink.finish()
             seconds = time.perf_counter() - begun
     indexes = [json.loads(line)["index"] for line in output.read_bytes().splitlines()]

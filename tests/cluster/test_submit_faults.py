@@ -105,6 +105,17 @@ def test_images_of_one_broken_device_after_the_other_have_their_results(tmp_path
     assert images_run(tmp_path, "gated-c") >= 9
 
 
+def test_a_suspect_whose_next_device_is_broken_is_not_convicted(tmp_path):
+    with pool_of(tmp_path, "gated-a", "gated-b", "gated-c") as pool:
+        future = pool.submit(gray(42))
+        os.kill(pool.pids[0], signal.SIGKILL)
+        eventually(lambda: "gated-a: killed" in pool.health, "it is a suspect")
+        (tmp_path / "gated-b.break").touch()
+        (tmp_path / "gated-c.open").touch()
+        assert level_of(future.result(PATIENCE_S)) == 42
+        assert "gated-b: the device fails" in pool.health
+
+
 def test_deadly_images_among_many_convict_no_other_image(tmp_path):
     with pool_of(tmp_path, *(f"fragile-{i}" for i in range(7))) as pool:
         levels = [DEADLY if i in (20, 60, 61) else i % 70 for i in range(150)]

@@ -213,7 +213,7 @@ class Dispatcher:
                     return member.control.pop(0)
                 if (request := self._requests.next_for(member)) is not None:
                     return request
-                able = self._may_take_chunk(member)
+                able = self._requests.leaves_to_jobs(member)
                 work, wait = self.jobs.next_for(member, time.monotonic(), able=able)
                 if work is not None:
                     self._requests.assign()  # it was the last suspect, perhaps
@@ -221,13 +221,6 @@ class Dispatcher:
                 member.wake.wait(wait)
                 member.hungry = False
             return None
-
-    def _may_take_chunk(self, member: Member) -> bool:
-        if member.on_trial():
-            return False
-        if self.jobs.suspects:
-            return not member.requests  # a suspect is run alone
-        return member is not self._requests.tester
 
     def _received(self, member: Member, message: FromEngine, body: bytes) -> None:
         with self._lock:

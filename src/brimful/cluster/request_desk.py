@@ -103,6 +103,14 @@ class RequestDesk:
             self.assign()
         return None
 
+    def leaves_to_jobs(self, member: Member) -> bool:
+        """Tell whether a process may take images of jobs."""
+        if member.on_trial():
+            return False
+        if self._job_suspects():
+            return not member.requests  # a suspect is run alone
+        return member is not self.tester
+
     def answered(self, member: Member, number: int, result: Detections) -> None:
         """Take a process's answer."""
         request = member.requests.pop(number, None)
