@@ -31,7 +31,7 @@ CHUNK, PER_PROCESS, PROCESSES = 4, 3, 3
 
 
 class Floor:
-    """Both desks, and processes that are played: a new one comes for each that ends."""
+    """Both desks, and processes that are played; while `replaces`, one comes for each that ends."""
 
     def __init__(self, deadly=frozenset()) -> None:
         self.lock = threading.Lock()
@@ -50,6 +50,7 @@ class Floor:
         for _ in range(PROCESSES):
             self.join()
         self.deadly = deadly
+        self.replaces = True
         self.delivery = Delivery()
         self.job = Job(False, self.lost, WorkQueue(window=10_000, chunk=CHUNK, linger_s=0))
         self.jobs.begin(self.job, lambda: None)
@@ -126,7 +127,8 @@ class Floor:
     def end(self, member: Member, *, broken: bool) -> None:
         if not broken:
             self.crashes.update(self.sent(member))
-        self.join()
+        if self.replaces:
+            self.join()
         with self.lock:
             member.reason = "it ended"
             member.broken = broken
@@ -222,3 +224,60 @@ def test_what_was_not_sent_yet_is_no_suspect_of_a_crash():
     assert floor.send(second)
     floor.end(second, broken=False)
     assert sum(request.suspect for request in floor.submitted.values()) == 1
+
+
+def test_an_image_of_a_job_is_no_suspect_beside_a_submitted_one():
+    floor = Floor()
+    first, second, third = floor.members
+    floor.submit()
+    assert first.requests and floor.send(first)
+    floor.feed(CHUNK)
+    floor.jobs.end(floor.job)
+    assert floor.send(second)
+    floor.end(second, broken=False)
+    assert floor.jobs.suspects == CHUNK
+    assert not floor.send(first), "it would not be alone"
+    assert floor.send(third) and third.on_trial()
+    assert floor.answer(first, 0) and floor.send(first), "now it is"
+
+
+def test_suspects_come_to_run_however_much_else_there_is():
+    for kind in ("row", "request"):
+        floor = Floor(deadly={f"{kind}2"})
+        for _ in range(60):
+            floor.feed(CHUNK * PROCESSES)
+            for _ in range(PROCESSES):
+                floor.submit()
+            for member in floor.alive():
+                while floor.send(member):
+                    pass
+                floor.check_alone()
+            for member in floor.alive():
+                floor.answer(member, 1)  # it never comes to hold nothing by itself
+        assert floor.crashes[f"{kind}2"] == 2, "its second process was found at once"
+        assert not floor.jobs.suspects and floor.requests.tester is None
+        submitted = [r for r in floor.submitted.values() if r.future.done()]
+        assert len(submitted) > 60, "clients are served meanwhile"
+
+
+def test_a_suspect_request_comes_to_run_beside_a_job_without_end():
+    floor = Floor(deadly={"request2"})
+    floor.replaces = False
+    for _ in range(PROCESSES):
+        floor.submit()
+    for member in floor.members:
+        assert floor.send(member)
+    first, second, third = floor.members
+    floor.feed(10 * CHUNK)
+    assert floor.send(first) and floor.send(second)
+    assert floor.answer(third, 0) and not third.alive
+    assert not floor.jobs.suspects, "it is the only suspect"
+    for _ in range(40):
+        floor.feed(2 * CHUNK)
+        for member in floor.alive():
+            while floor.send(member):
+                pass
+            floor.check_alone()
+            floor.answer(member, 0)
+    assert floor.crashes["request2"] == 2
+    assert len(floor.alive()) == 1 and floor.requests.tester is None

@@ -321,6 +321,28 @@ def test_closing_fails_what_is_in_flight_and_who_waits_for_room(tmp_path):
         pool.submit(gray(1))
 
 
+def test_who_waits_for_room_is_told_when_the_pool_drains(tmp_path):
+    with pool_of(tmp_path, "stalled", arena_bytes=1_000_000) as pool:
+        raised = []
+
+        def submit_more():
+            try:
+                while True:
+                    pool.submit(gray(1, 100, 100))
+            except EngineStoppedError as error:
+                raised.append(str(error))
+
+        waiting = threading.Thread(target=submit_more)
+        waiting.start()
+        eventually(lambda: pool._shared.used > 700_000, "the memory fills")
+        time.sleep(0.1)  # it comes to wait
+        assert not pool.drain(0.0)
+        waiting.join(PATIENCE_S)
+        assert raised == ["the engine pool finishes what it has and takes no more"]
+        open_gate(tmp_path)
+        assert pool.drain(PATIENCE_S)
+
+
 def test_a_forked_copy_refuses_and_leaves_the_pool_alone(pool):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
