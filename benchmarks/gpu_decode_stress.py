@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from brimful.runtimes.cuda import loader
-from brimful.runtimes.cuda.decoding import Decoding
+from brimful.runtimes.cuda.input import loader
+from brimful.runtimes.cuda.input.decoding import Decoding
 from brimful.runtimes.cuda.runtime import TorchCudaRuntime
 from brimful.runtimes.cuda.techniques import Techniques
 from brimful.runtimes.runtime import RuntimeOptions

@@ -355,9 +355,9 @@ class Scheduler:
         while self._error is None:
             running = len(self._running)
             runtime = self._runtime
-            idle = max(0, runtime.eager - running)
+            idle = max(0, runtime.partial_batches_below - running)
             # More than run, so that the device finds the next without asking.
-            ahead = max(0, runtime.concurrency + runtime.ahead - running)
+            ahead = max(0, runtime.concurrency + runtime.prefetch - running)
             batches = self._batcher.due(now, idle=idle, ahead=ahead)
             started = [self._start(batch, now) for batch in batches]
             going += started

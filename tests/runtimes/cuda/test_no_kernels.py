@@ -57,7 +57,7 @@ def test_what_does_not_is_not() -> None:
 
 
 def network(*, fused: bool = True) -> Any:
-    from brimful.runtimes.cuda.network import CudaNetwork
+    from brimful.runtimes.cuda.network.network import CudaNetwork
 
     model = open_model(saved("yolo26n.yaml"), ModelOptions())
     return CudaNetwork(model, "fp16", torch.device("cpu"), fused=fused)
