@@ -213,7 +213,7 @@ class Engine:
             client: Whom it is for; clients share the device fairly.
             conf: Confidence that its detections must be above; the engine's by default.
             iou: Largest overlap of two boxes of a class that both stay, likewise.
-            max_det: Most detections, likewise.
+            max_det: Most detections, at most the engine's.
             classes: Class ids to report, likewise.
             priority: Images of a higher number go first.
             deadline_ms: Milliseconds from now after which the result is not wanted any more.
@@ -372,6 +372,11 @@ class Engine:
             classes=own.classes if classes is None else tuple(classes),
         )
         params.check(self.spec)
+        if params.max_det > own.max_det:
+            raise UsageError(
+                f"max_det is {params.max_det}, and the engine was loaded with max_det="
+                f"{own.max_det}, which is the most that a request may have"
+            )
         return params
 
     def _admit(self, requests: Sequence[Request], *, wait: bool) -> int:

@@ -1,4 +1,4 @@
-"""Batches with settings of their own on their way through a driver, a lane and one graph."""
+"""Batches with settings of their own on their way through a feeder, a lane and one graph."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from brimful.runtimes.cuda import lane as lane_module
-from brimful.runtimes.cuda.driver import Driver
-from brimful.runtimes.cuda.flight import Flight
+from brimful.runtimes.cuda.feeder import Feeder
 from brimful.runtimes.cuda.lane import Graph, Lane
+from brimful.runtimes.cuda.lane_job import LaneJob
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.runtime import Params
 from brimful.spec import ModelSpec
@@ -49,7 +49,7 @@ class Network(SimpleNamespace):
         return [self.output]
 
 
-class Turns:
+class ForwardSequencer:
     """Nobody else has one."""
 
     pool = None
@@ -84,10 +84,10 @@ def lane_with(
 
         monkeypatch.setattr(lane_module, "capture", record)
     network: Any = Network(spec=spec, output=torch.from_numpy(output).to(DEVICE))
-    turns: Any = Turns()
+    sequencer: Any = ForwardSequencer()
     lane = Lane.__new__(Lane)
     lane.stream, lane.finished, lane.fixed_batch = None, None, None
-    lane._network, lane._captures, lane._turns = network, captures, turns
+    lane._network, lane._captures, lane._sequencer = network, captures, sequencer
     pinned = {"pin_memory": DEVICE.type == "cuda"}
     lane.live_host = torch.full((1,), BATCH, dtype=torch.int32, **pinned)
     lane.live = torch.full((1,), BATCH, dtype=torch.int32, device=DEVICE)
@@ -108,10 +108,10 @@ def fly(lane: Lane, count: int, params: Params) -> Rows:
     loader: Any = SimpleNamespace(pieces=lambda slot, count, errors: iter(()))
     split: Any = SimpleNamespace(observe=lambda count, **spent: None)
     nowhere: Any = None
-    driver = Driver(loader, lanes, split, ENGINE, launched=nowhere, failed=nowhere)
-    flight = Flight(CudaSlot(CANVAS, BATCH, 3), count, nowhere, params)
-    driver.launch(flight, 0.0)
-    found = flight.collect()
+    feeder = Feeder(loader, lanes, split, ENGINE, launched=nowhere, failed=nowhere)
+    job = LaneJob(CudaSlot(CANVAS, BATCH, 3), count, nowhere, params)
+    feeder.launch(job, 0.0)
+    found = job.collect()
     assert isinstance(found, Selected)
     return found.rows
 
