@@ -167,7 +167,13 @@ def main() -> None:
         for position, member in enumerate(members):
             slot.put(position, encoded[member], geometries[member])
 
-        def done(outputs: Any, error: Any, slot: Any = slot, members: Any = members) -> None:
+        def done(
+            outputs: Any,
+            error: Any,
+            seconds: Any = None,
+            slot: Any = slot,
+            members: Any = members,
+        ) -> None:
             if error is not None:
                 faults.append(error)
             else:
