@@ -14,7 +14,7 @@ from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
 from brimful.load import load
 from brimful.models.model import ModelOptions, open_model
-from brimful.runtimes.cuda.feeder import Driver
+from brimful.runtimes.cuda.feeder import Feeder
 from brimful.runtimes.cuda.runtime import TorchCudaRuntime
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.techniques import Techniques
@@ -291,7 +291,7 @@ def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.Monkey
     """The engine's contract with the runtime: a failed batch's images all get results."""
     import torch
 
-    launch = Driver.launch
+    launch = Feeder.launch
 
     def failing(self: Any, flight: Any, idle_s: float) -> None:
         if flight.count > 2:
@@ -300,7 +300,7 @@ def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.Monkey
 
     with load(saved("yolo26n.yaml"), device="cuda", precision="fp16", batch=8) as engine:
         expected = [len(result) for result in engine.predict(IMAGES * 8)]
-        monkeypatch.setattr(Driver, "launch", failing)
+        monkeypatch.setattr(Feeder, "launch", failing)
         results = list(engine.predict(IMAGES * 8))
     assert [result.error for result in results] == [None] * 16
     assert [len(result) for result in results] == expected
