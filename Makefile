@@ -11,7 +11,7 @@ demo: $(VENV)/.core
 
 # Kernels in Triton's interpreter are half of the work. Two processes share each half, and the second
 # half runs whatever the first one finds.
-KERNELS := tests/runtimes/cuda tests/vision/cuda
+KERNELS := tests/cuda tests/runtimes/cuda tests/vision/cuda
 IN_TWO := --numprocesses 2 --dist worksteal
 
 test: $(VENV)/.dev

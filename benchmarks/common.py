@@ -43,8 +43,8 @@ def shared(relative: str) -> Path:
 
 def environment() -> dict[str, Any]:
     """Return what decides a measurement, besides the code."""
+    from brimful.cpus import available_cpus
     from brimful.extras import installed_version
-    from brimful.runtimes.threads import available_cpus
 
     cpu = "unknown"
     flags: set[str] = set()

@@ -40,8 +40,8 @@ def simulated(read_together: bool, workers: int) -> tuple[Any, Any]:
     from brimful.engine import engine as engines
     from brimful.engine.config import EngineConfig
     from brimful.native.read_files import open_reader
-    from brimful.runtimes.cuda.file_memory import _Pinned
-    from brimful.runtimes.cuda.plan import Plans
+    from brimful.runtimes.cuda.input.pinned_files import _Pinned
+    from brimful.runtimes.cuda.input.plan import Plans
     from brimful.runtimes.cuda.slot import CudaSlot
     from brimful.runtimes.debug import DebugRuntime, _ignored
     from brimful.runtimes.runtime import RuntimeOptions
@@ -62,13 +62,13 @@ def simulated(read_together: bool, workers: int) -> tuple[Any, Any]:
 
     class Device(DebugRuntime):
         concurrency = LANES
-        eager = 1
-        ahead = DRIVERS + 1
+        partial_batches_below = 1
+        prefetch = DRIVERS + 1
 
         def __init__(self) -> None:
             super().__init__(RuntimeOptions(max_batch=BATCH), encoded="ignore")
-            self.concurrency, self.eager = LANES, 1
-            self.memory_for = Memory().take
+            self.concurrency, self.partial_batches_below = LANES, 1
+            self.pinned_for = Memory().take
             self.busy = 0.0
             self._submitted: queue.SimpleQueue[Any] = queue.SimpleQueue()
             self._flying: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -129,8 +129,8 @@ def describe(slot: Any, count: int, plans: Any) -> None:
     """Do with the interpreter what `Loader` and `Decoding` do, to lay a batch out."""
     import numpy as np
 
-    from brimful.runtimes.cuda.decoding import runs
-    from brimful.runtimes.cuda.file_memory import place_of
+    from brimful.runtimes.cuda.input.decoding import runs
+    from brimful.runtimes.cuda.input.pinned_files import place_of
 
     images = [image for image in slot.encoded[:count] if image is not None]
     chosen = [plans.of(i.header, g) for i, g in zip(images, slot.geometries, strict=False)]

@@ -74,7 +74,7 @@ def measure(model: str, precision: str, rounds: int) -> dict[str, Any]:
             lock = threading.Lock()
 
             def go(slot: Any) -> None:
-                def done(_: Any, error: BaseException | None) -> None:
+                def done(_: Any, error: BaseException | None, seconds: Any = None) -> None:
                     assert error is None
                     with lock:
                         more = next(waiting, None) is not None

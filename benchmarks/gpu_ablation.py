@@ -31,7 +31,7 @@ def run(off: str, count: int) -> None:
     from brimful.engine.engine import Engine
     from brimful.formats.json_record import encode_jsonl
     from brimful.models.model import ModelOptions, open_model
-    from brimful.runtimes.cuda.decoding import Decoding
+    from brimful.runtimes.cuda.input.decoding import Decoding
     from brimful.runtimes.cuda.runtime import TorchCudaRuntime
     from brimful.runtimes.cuda.techniques import Techniques
     from brimful.runtimes.runtime import RuntimeOptions
@@ -43,7 +43,7 @@ def run(off: str, count: int) -> None:
     if off == "letterbox":
         Decoding.place = place_by_operators  # type: ignore[method-assign]
     if off in ("pinned", "all of them"):
-        TorchCudaRuntime.memory_for = property(lambda self: None)  # type: ignore[assignment]
+        TorchCudaRuntime.pinned_for = property(lambda self: None)  # type: ignore[assignment]
     opened = open_model(model("yolo26n"), ModelOptions())
     options = RuntimeOptions(
         device="cuda:0", precision="fp16", max_batch=BATCH, postprocess=PostprocessConfig()

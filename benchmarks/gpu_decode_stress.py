@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from brimful.runtimes.cuda import loader
-from brimful.runtimes.cuda.decoding import Decoding
+from brimful.runtimes.cuda.input import loader
+from brimful.runtimes.cuda.input.decoding import Decoding
 from brimful.runtimes.cuda.runtime import TorchCudaRuntime
 from brimful.runtimes.cuda.techniques import Techniques
 from brimful.runtimes.runtime import RuntimeOptions
@@ -167,7 +167,13 @@ def main() -> None:
         for position, member in enumerate(members):
             slot.put(position, encoded[member], geometries[member])
 
-        def done(outputs: Any, error: Any, slot: Any = slot, members: Any = members) -> None:
+        def done(
+            outputs: Any,
+            error: Any,
+            seconds: Any = None,
+            slot: Any = slot,
+            members: Any = members,
+        ) -> None:
             if error is not None:
                 faults.append(error)
             else:

@@ -42,8 +42,8 @@ def parts(name: str, batch: int, precision: Any) -> None:
     """Tell what takes the memory, as one thing after the other is made as the runtime makes it."""
     import torch
 
+    from brimful.cuda.context import prepare_context
     from brimful.load import load
-    from brimful.runtimes.cuda.context import prepare_context
 
     figures: dict[str, float] = {}
     with GpuMonitor() as monitor:

@@ -106,7 +106,7 @@ def alone(name: str, folder: Path, batch: int) -> None:
     import torch
 
     from brimful.load import load
-    from brimful.runtimes.cuda.loader import Loader
+    from brimful.runtimes.cuda.input.loader import Loader
     from brimful.runtimes.cuda.slot import CudaSlot
     from brimful.vision.canvas import CanvasPolicy
     from brimful.vision.cuda.jpeg import JpegDecoder
@@ -117,8 +117,8 @@ def alone(name: str, folder: Path, batch: int) -> None:
         for _ in engine.predict(files[: 2 * batch]):
             pass
         runtime: Any = engine.runtime
-        given = runtime.memory_for
-        encoded = [read_encoded(file, memory_for=given) for file in files[:batch]]
+        given = runtime.pinned_for
+        encoded = [read_encoded(file, pinned_for=given) for file in files[:batch]]
         policy = CanvasPolicy.for_model(engine.spec)
         geometries = [policy.place(one.header.size) for one in encoded]
         canvas = geometries[0].canvas
@@ -128,7 +128,7 @@ def alone(name: str, folder: Path, batch: int) -> None:
         def forwards() -> int:
             for lane, graph in graphs * 4:  # in turn, as the engine does
                 stream = lane.stream
-                with torch.cuda.stream(stream), runtime._turns.next(stream, lane.finished):
+                with torch.cuda.stream(stream), runtime._sequencer.next(stream, lane.finished):
                     graph.replay()
             torch.cuda.synchronize()
             return 4 * len(graphs) * batch
@@ -139,11 +139,11 @@ def alone(name: str, folder: Path, batch: int) -> None:
         device, room = runtime._device, batch * 10 * 2**20
         loader = Loader(batch, 3, device, decoder=JpegDecoder(device), limit=room)
 
-        def decodes() -> int:
+        def accepts_encoded() -> int:
             assert sum(piece.decoded for piece in loader.pieces(slot, batch, {})) == batch
             return batch
 
-        tell("alone", model_img_s=rate(forwards, 2.0), decode_img_s=rate(decodes, 2.0))
+        tell("alone", model_img_s=rate(forwards, 2.0), decode_img_s=rate(accepts_encoded, 2.0))
         loader.close()
 
 

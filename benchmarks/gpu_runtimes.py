@@ -53,8 +53,8 @@ CANVAS = "480x640"
 def opened(contestant: str, checkpoint: Path, onnx: Path | None, batch: int, conf: float) -> Any:
     """Return a runtime and what selects."""
     from brimful.models.model import ModelOptions, open_model
-    from brimful.runtimes.cuda.onnx_runtime import OnnxCudaRuntime
-    from brimful.runtimes.cuda.provider import ProviderTechniques
+    from brimful.runtimes.cuda.onnx.provider import ProviderTechniques
+    from brimful.runtimes.cuda.onnx.runtime import OnnxCudaRuntime
     from brimful.runtimes.cuda.runtime import TorchCudaRuntime
     from brimful.runtimes.runtime import RuntimeOptions
     from brimful.vision.canvas import CanvasPolicy
@@ -174,11 +174,11 @@ def _overlap(one: Any, other: Any) -> Any:
 
 def export(name: str, target: Path) -> None:
     """Write the fp16 ONNX file that the contestants run."""
-    from brimful.models.halve import halved
     from brimful.models.model import ModelOptions, open_model
+    from brimful.models.to_fp16 import to_fp16
 
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(halved(open_model(model(name), ModelOptions()).as_onnx()), target)
+    shutil.copyfile(to_fp16(open_model(model(name), ModelOptions()).as_onnx()), target)
     print(f"written: {target}, {target.stat().st_size / 2**20:.1f} MiB")
 
 

@@ -135,7 +135,7 @@ def alone(contestant: str, files: list[Path]) -> None:
     """Read frames, and do nothing with them."""
     import torch
 
-    from brimful.runtimes.cuda.video import CudaVideo
+    from brimful.runtimes.cuda.input.video import CudaVideo
     from brimful.sources.frames import read_frames
 
     device = CudaVideo(torch.device("cuda", 0)) if contestant == "nvdec alone" else None

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu_tests.json"
 
-GPU_FOLDERS = ("src/brimful/runtimes/cuda", "src/brimful/vision/cuda")
+GPU_FOLDERS = ("src/brimful/cuda", "src/brimful/runtimes/cuda", "src/brimful/vision/cuda")
 """The code that only a GPU can test: a change here makes the results old."""
 
 COMMIT_VARIABLE = "BRIMFUL_COMMIT"

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from brimful.runtimes.cuda.plan import Plans
+from brimful.runtimes.cuda.input.plan import Plans
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.cuda.jpeg import GOOD
 from brimful.vision.geometry import Geometry

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from brimful.models.export import write_onnx
-from brimful.models.halve import halved
+from brimful.models.to_fp16 import to_fp16
 from model_files import opened, saved, scratch, ultralytics_export
 
 TASKS = (
@@ -39,7 +39,7 @@ def written(name: str, precision: str) -> Path:
     if path.exists():
         return path
     if precision == "fp16":
-        shutil.copyfile(halved(written(name, "fp32")), path)
+        shutil.copyfile(to_fp16(written(name, "fp32")), path)
     elif name == FIXED:
         options = {"format": "onnx", "imgsz": (320, 416), "batch": 4, "dynamic": False}
         shutil.copyfile(ultralytics_export(saved("yolov8n.yaml"), "fixed4", **options), path)

@@ -16,7 +16,7 @@ import av
 import numpy as np
 
 from brimful.runtimes.video import VideoRefusedError
-from brimful.vision.surface import Surface
+from brimful.vision.device_frame import DeviceFrame
 
 MATRICES = {
     90: (0, 65536, 0, -65536, 0, 0, 240 << 16, 0, 1 << 30),
@@ -84,8 +84,8 @@ class HostVideo:
 
     Attributes:
         told: The (file name, reason) of every video that the CPU was left with.
-        taken: Frames that came as surfaces.
-        most: Most surfaces alive at a time.
+        taken: Frames that came as device frames.
+        most: Most device frames alive at a time.
         closed_at_work: Whether FFmpeg might work on the device when each decoder went.
     """
 
@@ -118,36 +118,36 @@ class HostVideo:
 
     @property
     def alive(self) -> int:
-        """Surfaces whose memory is held."""
+        """Device frames whose memory is held."""
         return len(self._alive)
 
     def open(self, path: str) -> Any:
         """Leave decoding to FFmpeg alone."""
         return WatchedContainer(av.open(path), self)
 
-    def start(self, stream: Any) -> Callable[[Any, int], Surface]:
+    def start(self, stream: Any) -> Callable[[Any, int], DeviceFrame]:
         """Take every frame that is not to be refused."""
         if self._refuse_stream is not None:
             raise VideoRefusedError(self._refuse_stream)
         asked = 0
 
-        def take(frame: Any, quarter_turns: int) -> Surface:
+        def take(frame: Any, quarter_turns: int) -> DeviceFrame:
             nonlocal asked
             asked += 1
             if self._refuse_frame(asked - 1):
                 raise VideoRefusedError(f"frame {asked - 1} of those asked for")
             self.taken += 1
-            return self.surface(frame, quarter_turns)
+            return self.device_frame(frame, quarter_turns)
 
         return take
 
-    def surface(self, frame: Any, quarter_turns: int) -> Surface:
-        """Return a surface whose memory is an upright array."""
+    def device_frame(self, frame: Any, quarter_turns: int) -> DeviceFrame:
+        """Return a device frame whose memory is an upright array."""
         memory = np.ascontiguousarray(np.rot90(frame.to_ndarray(format="bgr24"), quarter_turns))
         held = Held(memory)
         self._alive.add(held)
         self.most = max(self.most, self.alive)
-        return Surface(
+        return DeviceFrame(
             size=memory.shape[:2],
             pointer=memory.ctypes.data,
             strides=memory.strides[:2],

@@ -84,6 +84,7 @@ def test_results_are_those_of_an_engine(pool, tmp_path):
         (np.zeros((4, 4, 3), np.float32), {}, "float32"),
         (gray(1), {"conf": 2.0}, "conf is 2.0; expected 0 to 1"),
         (gray(1), {"classes": [10]}, "the model has 10 classes"),
+        (gray(1), {"max_det": 301}, "loaded with max_det=300"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(pool, image, options, message):

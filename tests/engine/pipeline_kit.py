@@ -34,7 +34,7 @@ class Harness:
         workers=4,
         batch=4,
         concurrency=1,
-        eager=None,
+        partial_batches_below=None,
         faults=None,
         sleep=None,
         canvas="exact",
@@ -47,7 +47,7 @@ class Harness:
             options,
             faults,
             concurrency=concurrency,
-            eager=eager,
+            partial_batches_below=partial_batches_below,
             encoded=encoded,
             **sleeping,
         )
@@ -55,7 +55,7 @@ class Harness:
         self.delivery = Delivery()
         spec = self.runtime.spec
         policy = CanvasPolicy.for_model(spec, canvas, 320)
-        self.preprocess = HostPreprocess(spec, policy, config.limits, self.runtime.decodes)
+        self.preprocess = HostPreprocess(spec, policy, config.limits, self.runtime.accepts_encoded)
         others = decode_threads()
         self.pipeline = Pipeline(
             self.runtime,

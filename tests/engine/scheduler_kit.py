@@ -71,8 +71,9 @@ class Answers:
 class FakeRuntime:
     """How many forwards a device takes, and the debug runtime's slots."""
 
-    def __init__(self, *, concurrency: int, eager: int, ahead: int) -> None:
-        self.concurrency, self.eager, self.ahead = concurrency, eager, ahead
+    def __init__(self, *, concurrency: int, partial_batches_below: int, prefetch: int) -> None:
+        self.concurrency, self.prefetch = concurrency, prefetch
+        self.partial_batches_below = partial_batches_below
         self.allocated = 0
         self.error: BaseException | None = None
 
@@ -100,16 +101,18 @@ class World:
         slots: int = 4,
         batch: int = 4,
         concurrency: int = 1,
-        eager: int | None = None,
-        ahead: int = 1,
+        partial_batches_below: int | None = None,
+        prefetch: int = 1,
         queue_bytes: int = 10**6,
         max_delay_ms: float = 1000.0,
     ) -> None:
         self.now = 100.0
         self.runtime = FakeRuntime(
             concurrency=concurrency,
-            eager=concurrency if eager is None else eager,
-            ahead=ahead,
+            partial_batches_below=concurrency
+            if partial_batches_below is None
+            else partial_batches_below,
+            prefetch=prefetch,
         )
         self.stats = StageStats()
         self.costs = CostModel()

@@ -53,19 +53,28 @@ def test_a_mix_of_canvases_with_few_slots_comes_to_its_end(
         assert harness.load().live == 0
 
 
-@pytest.mark.parametrize(("eager", "batches"), [(1, [1, 3, 2]), (3, [1, 1, 1, 3])])
-def test_what_comes_beside_a_forward_becomes_one_batch_unless_the_device_wants_more(eager, batches):
+@pytest.mark.parametrize(("partial_batches_below", "batches"), [(1, [1, 3, 2]), (3, [1, 1, 1, 3])])
+def test_what_comes_beside_a_forward_becomes_one_batch_unless_the_device_wants_more(
+    partial_batches_below, batches
+):
     gate = Gate()
-    with Harness(slots=8, batch=3, concurrency=3, eager=eager, faults=GATED, sleep=gate) as harness:
+    with Harness(
+        slots=8,
+        batch=3,
+        concurrency=3,
+        partial_batches_below=partial_batches_below,
+        faults=GATED,
+        sleep=gate,
+    ) as harness:
         futures = []
         for i in range(3):
             futures.append(harness.submit(gray(i)))
-            running = min(i + 1, eager)
+            running = min(i + 1, partial_batches_below)
             gate.await_waiting(running)
             assert gate.waiting == running
         # One image more fills the batch of those that wait, which may go ahead.
         more = [harness.submit(gray(i)) for i in (3, 4, 5)]
-        left = 2 if eager == 1 else 0
+        left = 2 if partial_batches_below == 1 else 0
         eventually(lambda: harness.gathered(left), "the others have gathered")
         gate.open()
         found = [level_of(future.result(PATIENCE_S)) for future in [*futures, *more]]

@@ -40,7 +40,7 @@ def reading_engine(
 ) -> Engine:
     """Return an engine that decodes on its device and reads into memory of the device's."""
     runtime = DebugRuntime(RuntimeOptions(max_batch=batch), encoded="decode")
-    runtime.memory_for = lambda size: (
+    runtime.pinned_for = lambda size: (
         None if none_for and size % none_for == 0 else memoryview(bytearray(size))
     )
     config = EngineConfig(imgsz=64, canvas="square", workers=workers)
@@ -120,10 +120,10 @@ def test_what_begins_as_others_did_is_not_read_again(
 
 
 def test_starts_that_never_come_again_are_not_learnt() -> None:
-    from brimful.engine.known_starts import MOST, KnownStarts
+    from brimful.engine.jpeg_prefixes import MOST, JpegPrefixes
     from brimful.vision.decode import check_encoded
 
-    known = KnownStarts()
+    known = JpegPrefixes()
     different = [check_encoded(jpeg(1, height=8 + i, width=8)) for i in range(3 * MOST)]
     for image in different:
         known.observe(image)

@@ -465,7 +465,9 @@ def test_each_request_has_its_own_thresholds():
         assert level_of(first.result(PATIENCE_S)) == 0
 
 
-@pytest.mark.parametrize("option", [{"conf": 2}, {"iou": -1}, {"max_det": 0}, {"classes": [10]}])
+@pytest.mark.parametrize(
+    "option", [{"conf": 2}, {"iou": -1}, {"max_det": 0}, {"max_det": 301}, {"classes": [10]}]
+)
 def test_thresholds_that_make_no_sense_are_refused_at_once(option):
     with debug_engine() as engine, pytest.raises(UsageError, match=next(iter(option))):
         engine.submit(gray(1), **option)

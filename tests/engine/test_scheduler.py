@@ -143,14 +143,14 @@ def test_the_late_and_the_unwanted_come_apart():
 
 def test_no_more_are_taken_than_there_is_room_for_in_batches():
     """Three slots of four, of which one is kept."""
-    world = World(slots=3, batch=4, concurrency=1, ahead=0)
+    world = World(slots=3, batch=4, concurrency=1, prefetch=0)
     world.admit(50)
     assert len(world.take()) == 8
     assert world.scheduler.load().waiting == 42
 
 
 def test_one_slot_is_kept_for_a_source_that_has_nothing_in_a_batch():
-    world = World(slots=3, batch=4, ahead=0)
+    world = World(slots=3, batch=4, prefetch=0)
     world.admit(50, "job")
     (running,) = world.launch(world.join(world.take(4)))
     world.join(world.take(4))
@@ -161,7 +161,7 @@ def test_one_slot_is_kept_for_a_source_that_has_nothing_in_a_batch():
 
 
 def test_the_kept_slot_is_taken_by_the_newcomer_and_by_no_other():
-    world = World(slots=3, batch=2, ahead=0, max_delay_ms=0.0)
+    world = World(slots=3, batch=2, prefetch=0, max_delay_ms=0.0)
     (running,) = world.run(2, "job")
     world.run(2, "job")
     assert world.scheduler.load().slots == 2
@@ -176,7 +176,7 @@ def test_the_kept_slot_is_taken_by_the_newcomer_and_by_no_other():
 
 
 def test_a_source_in_batches_does_not_open_a_batch_in_the_kept_slot():
-    world = World(slots=3, batch=4, ahead=0)
+    world = World(slots=3, batch=4, prefetch=0)
     world.join(world.requests_taken(1, "job"))
     world.join(world.requests_taken(1, "job", width=32))
     third = world.requests_taken(1, "job", height=32)
@@ -188,7 +188,7 @@ def test_a_source_in_batches_does_not_open_a_batch_in_the_kept_slot():
 
 
 def test_a_source_that_has_nothing_left_counts_as_new():
-    world = World(slots=9, batch=1, ahead=0)
+    world = World(slots=9, batch=1, prefetch=0)
     (first,) = world.run(1, "a")
     world.run(1, "b")
     (second,) = world.land(first)
@@ -247,7 +247,7 @@ def test_a_batch_with_an_unwritten_image_does_not_go():
 
 def test_members_that_are_dropped_leave_a_hole():
     """Cancelled, late, and one whose pixels could not be written."""
-    world = World(batch=8, ahead=0)
+    world = World(batch=8, prefetch=0)
     (first,) = world.run(1)
     made = [*world.admit(3), *world.admit(1, deadline=101.0), *world.admit(2)]
     joined = world.join(world.take())
@@ -266,7 +266,7 @@ def test_members_that_are_dropped_leave_a_hole():
 
 
 def test_members_at_the_front_need_not_be_moved():
-    world = World(batch=8, ahead=0)
+    world = World(batch=8, prefetch=0)
     (first,) = world.run(1)
     made = world.admit(4)
     world.launch(world.join(world.take()))
@@ -276,7 +276,7 @@ def test_members_at_the_front_need_not_be_moved():
 
 
 def test_a_batch_that_nobody_wants_frees_its_slot_and_the_next_goes_at_once():
-    world = World(slots=4, batch=2, ahead=0)
+    world = World(slots=4, batch=2, prefetch=0)
     (first,) = world.run(2)
     unwanted = world.admit(2)
     world.launch(world.join(world.take()))
@@ -312,7 +312,7 @@ def test_what_is_launched_keeps_no_image_alive_once_it_is_finished():
 
 
 def test_it_learns_from_forwards_that_succeed_only():
-    world = World(batch=2, ahead=1)
+    world = World(batch=2, prefetch=1)
     (first,) = world.run(2)
     (second,) = world.run(2)
     world.now = 103.0
@@ -329,7 +329,7 @@ def test_it_learns_from_forwards_that_succeed_only():
 
 
 def test_a_landing_counts_once_and_not_after_it_was_given_up():
-    world = World(batch=1, ahead=1)
+    world = World(batch=1, prefetch=1)
     (first,) = world.run(1)
     (second,) = world.run(1)
     assert world.scheduler.landed(first, None, good=True)

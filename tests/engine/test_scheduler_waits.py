@@ -90,7 +90,7 @@ def test_every_worker_is_woken_by_as_many_images():
 
 
 def test_room_in_batches_wakes_a_worker():
-    world = World(slots=1, batch=2, ahead=0)
+    world = World(slots=1, batch=2, prefetch=0)
     (running,) = world.run(2)
     world.admit(2)
     worker = Call(lambda: world.scheduler.take(2)).blocks()
@@ -111,7 +111,7 @@ def test_an_image_that_cannot_be_decoded_makes_room_and_wakes_a_worker():
 
 
 def test_a_newcomer_wakes_a_worker_that_had_no_room_for_others():
-    world = World(slots=3, batch=2, ahead=0)
+    world = World(slots=3, batch=2, prefetch=0)
     world.run(2, "job")
     world.run(2, "job")
     world.admit(3, "job")
@@ -133,7 +133,7 @@ def no_slot_left(world: World) -> list[Joined]:
 
 
 def test_a_slot_that_comes_free_wakes_who_needs_one_of_another_canvas():
-    world = World(slots=2, batch=3, ahead=0)
+    world = World(slots=2, batch=3, prefetch=0)
     (running,) = world.run(3, "a")
     world.admit(1, "b")
     world.join(world.take(1))  # the other slot has room for two more, but of its own canvas
@@ -151,7 +151,7 @@ def test_a_slot_that_comes_free_wakes_who_needs_one_of_another_canvas():
 
 
 def test_who_waits_for_a_slot_joins_the_batch_that_another_one_opens():
-    world = World(slots=2, batch=2, ahead=0)
+    world = World(slots=2, batch=2, prefetch=0)
     partial = no_slot_left(world)
     for source in "cd":
         world.admit(1, source, height=32)
@@ -165,7 +165,7 @@ def test_who_waits_for_a_slot_joins_the_batch_that_another_one_opens():
 
 
 def test_an_image_for_which_no_slot_has_room_stays_in_the_queue():
-    world = World(slots=1, batch=2, ahead=0)
+    world = World(slots=1, batch=2, prefetch=0)
     (running,) = world.run(2, "a")
     world.admit(1, "b")
     worker = Call(lambda: world.scheduler.take(1)).blocks()
@@ -222,7 +222,7 @@ def test_while_one_makes_a_slot_nobody_opens_another_batch_of_its_canvas():
 def test_the_clock_is_woken_by_the_first_image_and_by_an_earlier_deadline(monkeypatch, deadline):
     wait = threading.Condition.wait
     monkeypatch.setattr(threading.Condition, "wait", lambda self, timeout=None: wait(self))
-    world = World(slots=9, batch=4, ahead=0)
+    world = World(slots=9, batch=4, prefetch=0)
     if deadline is not None:
         world.join(world.requests_taken(1))
     clock = Call(lambda: world.scheduler.await_due(1e9)).blocks()  # for ever, if nobody wakes it
@@ -231,7 +231,7 @@ def test_the_clock_is_woken_by_the_first_image_and_by_an_earlier_deadline(monkey
 
 
 def test_the_last_landing_ends_the_wait_for_the_device():
-    world = World(batch=1, ahead=1)
+    world = World(batch=1, prefetch=1)
     (first,), (second,) = world.run(1), world.run(1)
     waiter = Call(lambda: world.scheduler.await_landings(1e6)).blocks()
     world.scheduler.landed(first, None, good=True)
@@ -241,7 +241,7 @@ def test_the_last_landing_ends_the_wait_for_the_device():
 
 
 def test_a_stop_wakes_everybody():
-    world = World(slots=2, batch=2, queue=5, ahead=0)
+    world = World(slots=2, batch=2, queue=5, prefetch=0)
     partial = no_slot_left(world)
     world.admit(2, "c", height=32)
     waiting = world.waiting(world.take())

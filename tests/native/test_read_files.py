@@ -22,7 +22,7 @@ def reader() -> FileReader:
     return FileReader()
 
 
-def memory_for(size: int) -> memoryview:
+def pinned_for(size: int) -> memoryview:
     return memoryview(bytearray(b"?" * size))
 
 
@@ -39,7 +39,7 @@ def test_each_file_has_its_own_bytes(reader: FileReader, tmp_path: Path) -> None
         path.write_bytes(content)
         paths.append(path if i % 2 else str(path))
     before = descriptors()
-    found = reader.read(paths, memory_for)
+    found = reader.read(paths, pinned_for)
     assert [bytes(file[0]) for file in found if file is not None] == contents
     assert descriptors() == before
 
@@ -54,16 +54,16 @@ def test_what_is_no_ordinary_file_is_left_to_others(reader: FileReader, tmp_path
         stream.truncate(read_files.LARGEST + 1)
     odd = [tmp_path, empty, pipe, large, tmp_path / "none", f"{good}\0", "", "/dev/zero"]
     before = descriptors()
-    assert reader.read(odd, memory_for) == [None] * len(odd)
-    assert [d is None for d in reader.read([*odd, good], memory_for)] == [True] * 8 + [False]
+    assert reader.read(odd, pinned_for) == [None] * len(odd)
+    assert [d is None for d in reader.read([*odd, good], pinned_for)] == [True] * 8 + [False]
     assert descriptors() == before
-    assert reader.read([], memory_for) == []
+    assert reader.read([], pinned_for) == []
 
 
 def test_a_name_that_is_no_text_is_a_name(reader: FileReader, tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.jpg")
     Path(path).write_bytes(b"pixels")
-    (file,) = reader.read([path], memory_for)
+    (file,) = reader.read([path], pinned_for)
     assert file is not None and file[0] == b"pixels"
 
 
@@ -72,7 +72,7 @@ def test_a_name_that_no_file_can_have_is_left_to_others(reader: FileReader, tmp_
     good.write_bytes(b"pixels")
     for odd in ("\ud800.jpg", f"{good}\ud800", "\udfff\0", "\ud83d\ude00"):
         for paths in ([odd], [good, odd], [odd, "a\0b", good]):
-            found = reader.read(paths, memory_for)
+            found = reader.read(paths, pinned_for)
             assert [file is not None for file in found] == [path == good for path in paths]
 
 
@@ -81,7 +81,7 @@ def test_without_memory_a_file_is_left_to_others(reader: FileReader, tmp_path: P
     for path in paths:
         path.write_bytes(b"12345" if path.name == "a" else b"123456")
     before = descriptors()
-    found = reader.read(paths, lambda size: memory_for(size) if size == 6 else None)
+    found = reader.read(paths, lambda size: pinned_for(size) if size == 6 else None)
     assert found[0] is None and found[1] is not None and found[1][0] == b"123456"
     assert descriptors() == before
 
@@ -96,7 +96,7 @@ def test_files_share_memory_up_to_a_bound(reader: FileReader, tmp_path: Path) ->
 
     def noted(size: int) -> memoryview:
         asked.append(size)
-        return memory_for(size)
+        return pinned_for(size)
 
     files = reader.read([*paths[:2], tmp_path / "none", *paths[2:]], noted)
     assert files.pop(2) is None
@@ -115,7 +115,7 @@ def test_known_starts_are_told(reader: FileReader, tmp_path: Path) -> None:
         path.write_bytes(content)
 
     def told(*starts: bytes) -> list[int]:
-        files = reader.read(paths, memory_for, Starts(starts))
+        files = reader.read(paths, pinned_for, Starts(starts))
         assert all(file is not None for file in files)
         return [file[2] for file in files if file is not None]
 
@@ -130,7 +130,7 @@ def test_nothing_before_a_file_is_looked_at(reader: FileReader, tmp_path: Path) 
     paths = [tmp_path / "a", tmp_path / "b"]
     paths[0].write_bytes(b"." * (ALIGNMENT - 1) + b"\xff")
     paths[1].write_bytes(b"\xd9")
-    files = reader.read(paths, memory_for, Starts([b"\xd9"]))
+    files = reader.read(paths, pinned_for, Starts([b"\xd9"]))
     assert [file[2] for file in files if file is not None] == [-1, -1]
 
 
@@ -155,6 +155,6 @@ def test_a_file_that_is_cut_while_it_is_read_is_left_to_others(
 
     def cut(size: int) -> memoryview:
         path.write_bytes(b"123")
-        return memory_for(size)
+        return pinned_for(size)
 
     assert reader.read([path], cut) == [None]

@@ -14,7 +14,7 @@ from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
 from brimful.load import load
 from brimful.models.model import ModelOptions, open_model
-from brimful.runtimes.cuda.driver import Driver
+from brimful.runtimes.cuda.feeder import Feeder
 from brimful.runtimes.cuda.runtime import TorchCudaRuntime
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.runtimes.cuda.techniques import Techniques
@@ -78,7 +78,7 @@ def test_fused_kernels_are_no_further_from_fp32_than_pytorchs(
 ) -> None:
     import torch
 
-    from brimful.runtimes.cuda.network import CudaNetwork
+    from brimful.runtimes.cuda.network.network import CudaNetwork
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     path = shared("models", name) if name.endswith(".pt") else saved(name)
@@ -148,7 +148,7 @@ def test_batches_and_positions_change_no_bit() -> None:
 def test_decode_on_the_device_agrees_with_the_cpu(orientation: int) -> None:
     import torch
 
-    from brimful.runtimes.cuda.loader import Loader
+    from brimful.runtimes.cuda.input.loader import Loader
     from brimful.vision.decode import decode, read_encoded
 
     data = with_orientation(Path(asset("bus.jpg")).read_bytes(), orientation)
@@ -225,7 +225,7 @@ def with_orientation(data: bytes, orientation: int) -> bytes:
 def test_images_larger_than_the_memory_go_in_pieces_or_to_the_cpu() -> None:
     import torch
 
-    from brimful.runtimes.cuda.loader import Loader
+    from brimful.runtimes.cuda.input.loader import Loader
     from brimful.vision.decode import read_encoded
 
     encoded = read_encoded(Path(asset("bus.jpg")).read_bytes())  # 810x1080, 3.9 MB
@@ -291,7 +291,7 @@ def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.Monkey
     """The engine's contract with the runtime: a failed batch's images all get results."""
     import torch
 
-    launch = Driver.launch
+    launch = Feeder.launch
 
     def failing(self: Any, flight: Any, idle_s: float) -> None:
         if flight.count > 2:
@@ -300,7 +300,7 @@ def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.Monkey
 
     with load(saved("yolo26n.yaml"), device="cuda", precision="fp16", batch=8) as engine:
         expected = [len(result) for result in engine.predict(IMAGES * 8)]
-        monkeypatch.setattr(Driver, "launch", failing)
+        monkeypatch.setattr(Feeder, "launch", failing)
         results = list(engine.predict(IMAGES * 8))
     assert [result.error for result in results] == [None] * 16
     assert [len(result) for result in results] == expected

@@ -48,8 +48,8 @@ def detect(
 
 def engine_with(model: Path, precision: Any, batch: int, **techniques: bool) -> Engine:
     """Return an engine with the provider's techniques as given."""
-    from brimful.runtimes.cuda.onnx_runtime import OnnxCudaRuntime
-    from brimful.runtimes.cuda.provider import ProviderTechniques
+    from brimful.runtimes.cuda.onnx.provider import ProviderTechniques
+    from brimful.runtimes.cuda.onnx.runtime import OnnxCudaRuntime
 
     config = PostprocessConfig()
     options = RuntimeOptions(
@@ -159,7 +159,7 @@ def test_graphs_of_a_model_that_allows_none() -> None:
 
 
 def test_selection_on_the_host_is_the_devices() -> None:
-    from brimful.runtimes.cuda.onnx_runtime import OnnxCudaRuntime
+    from brimful.runtimes.cuda.onnx.runtime import OnnxCudaRuntime
     from brimful.runtimes.cuda.techniques import Techniques
 
     config = PostprocessConfig()
@@ -205,7 +205,7 @@ def test_nothing_is_allocated_in_the_steady_state() -> None:
 def test_a_session_above_its_limit_is_out_of_memory() -> None:
     import torch
 
-    from brimful.runtimes.cuda.onnx_network import OnnxNetwork
+    from brimful.runtimes.cuda.onnx.network import OnnxNetwork
 
     device = torch.device("cuda:0")
     network = OnnxNetwork(open_model(onnx_file("yolov8n.yaml"), ModelOptions()), "fp32", device)
@@ -249,7 +249,7 @@ def test_a_budget_is_kept_and_what_does_not_fit_is_refused() -> None:
 
 
 def test_a_forward_out_of_memory_is_split_and_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    from brimful.runtimes.cuda.onnx_forward import OnnxForward
+    from brimful.runtimes.cuda.onnx.forward import OnnxForward
 
     run = OnnxForward.__call__
 

@@ -18,8 +18,8 @@ from brimful.runtimes.cuda.techniques import Techniques
 from brimful.runtimes.runtime import RuntimeOptions
 from brimful.sources.frames import read_frames
 from brimful.sources.open_source import open_source
+from brimful.vision.device_frame import DeviceFrame
 from brimful.vision.postprocess import PostprocessConfig
-from brimful.vision.surface import Surface
 from model_files import saved
 from shared_files import shared
 from video_kit import moving, noise, turned, write_clip
@@ -34,7 +34,7 @@ def video() -> Any:
     """NVDEC of the first device."""
     import torch
 
-    from brimful.runtimes.cuda.video import CudaVideo
+    from brimful.runtimes.cuda.input.video import CudaVideo
 
     return CudaVideo(torch.device("cuda", 0))
 
@@ -45,13 +45,13 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", noise(120, (240, 320)))
 
 
-def pixels(surface: Surface) -> np.ndarray:
-    """Fetch a surface from the device, upright."""
-    surface.ready.synchronize()
-    flat = surface.memory.cpu().numpy().reshape(-1)
-    rows, columns = np.indices(surface.size)
-    down, right = surface.strides
-    first = surface.pointer - surface.memory.data_ptr() + rows * down + columns * right
+def pixels(device_frame: DeviceFrame) -> np.ndarray:
+    """Fetch a device frame from the device, upright."""
+    device_frame.ready.synchronize()
+    flat = device_frame.memory.cpu().numpy().reshape(-1)
+    rows, columns = np.indices(device_frame.size)
+    down, right = device_frame.strides
+    first = device_frame.pointer - device_frame.memory.data_ptr() + rows * down + columns * right
     return flat[first[..., None] + np.arange(3)]
 
 
@@ -61,7 +61,7 @@ def assert_same_frames(path: Path, video: Any, *, on_device: bool = True, last: 
     pairs = zip(read_frames(str(path), device=video), read_frames(str(path)), strict=True)
     for found, expected in pairs:
         assert (found.number, found.pts_ms) == (expected.number, expected.pts_ms)
-        assert isinstance(found.payload, Surface) == on_device
+        assert isinstance(found.payload, DeviceFrame) == on_device
         image = pixels(found.payload) if on_device else found.payload.pixels()
         right = expected.payload.pixels()
         np.testing.assert_array_equal(image, right, err_msg=f"frame {found.number}")
@@ -152,7 +152,7 @@ def engine(*, video: bool = True, batch: int = 16, **config: Any) -> Engine:
         device="cuda:0", precision="fp16", max_batch=batch, postprocess=PostprocessConfig()
     )
     model = open_model(saved("yolo26n.yaml"), ModelOptions())
-    runtime = TorchCudaRuntime(model, options, Techniques(video=video, pictures=video))
+    runtime = TorchCudaRuntime(model, options, Techniques(video=video, host_frames=video))
     return Engine(runtime, EngineConfig(canvas="square", **config))
 
 
@@ -202,7 +202,7 @@ def test_a_truncated_file(clip: Path, video: Any, tmp_path: Path) -> None:
     assert [frame.number for frame in found] == [frame.number for frame in expected]
     assert isinstance(found[-1].payload, ImageError)
     assert str(found[-1].payload) == str(expected[-1].payload)
-    assert isinstance(found[5].payload, Surface)
+    assert isinstance(found[5].payload, DeviceFrame)
     assert "truncated" in video.describe() or "invalid" in video.describe().lower()
 
 
@@ -256,7 +256,7 @@ def test_pyav_can_use_nvdec_here() -> None:
     """What the others rest on, with FFmpeg's own words when it cannot."""
     import torch
 
-    from brimful.runtimes.cuda.video import CudaVideo
+    from brimful.runtimes.cuda.input.video import CudaVideo
 
     video = CudaVideo(torch.device("cuda", 0))
     with video.open(str(shared("videos", "car-detection.mp4"))) as container:

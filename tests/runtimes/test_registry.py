@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from brimful.cpus import available_cpus
 from brimful.errors import MissingExtraError, ModelError, UsageError
 from brimful.load import load
 from brimful.models.model import open_model
 from brimful.runtimes import registry
 from brimful.runtimes.registry import NAMES, RUNTIMES, load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
-from brimful.runtimes.threads import available_cpus
 from model_files import exported, saved
 
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

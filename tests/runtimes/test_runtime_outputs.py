@@ -51,7 +51,7 @@ def network():
     return opened(saved("yolov8n.yaml")).network
 
 
-def pictures(count, seed=0, size=CANVAS):
+def host_frames(count, seed=0, size=CANVAS):
     """Return uint8 images (count, height, width, 3) in BGR."""
     return np.random.default_rng(seed).integers(0, 256, (count, *size, 3), np.uint8)
 
@@ -89,7 +89,7 @@ def close_to(found, wanted):
 
 def test_outputs_are_the_networks(runtime, network):
     for count in (1, 3):
-        images = pictures(count, seed=count)
+        images = host_frames(count, seed=count)
         (found,) = run(runtime, images)
         assert close_to(found, expected(network, images))
     assert not close_to(found, expected(network, images[..., ::-1]))  # channel order matters
@@ -102,7 +102,7 @@ def test_outputs_are_the_networks(runtime, network):
 def test_other_layouts(name, yaml, outputs):
     loaded = load_runtime(name, open_model(saved(yaml)), RuntimeOptions(max_batch=2))
     size = (224, 224)
-    images = pictures(2, size=size)
+    images = host_frames(2, size=size)
     found = run(loaded, images)
     assert len(found) == outputs
     reference = opened(saved(yaml))
@@ -118,16 +118,16 @@ def test_any_canvas(runtime, network):
     if runtime.spec.fixed_size:
         pytest.skip("a traced network has one size")
     for size in ((64, 64), (160, 96), (32, 320)):
-        images = pictures(2, size=size)
+        images = host_frames(2, size=size)
         (found,) = run(runtime, images)
         assert close_to(found, expected(network, images))
 
 
 def test_a_partial_batch(runtime, network):
     """The tail of a slot is not the batch's: neither computed into it nor returned as it."""
-    images = pictures(2, seed=5)
+    images = host_frames(2, seed=5)
     slot = runtime.allocate(CANVAS, capacity=4)
-    fill(runtime, slot, pictures(4, seed=9))
+    fill(runtime, slot, host_frames(4, seed=9))
     full = np.array(outputs_of(runtime, slot, 4)[0])
     assert full.shape[0] == 4
     fill(runtime, slot, images)
@@ -139,7 +139,7 @@ def test_a_partial_batch(runtime, network):
 def test_a_slot_used_again(runtime, network):
     slot = runtime.allocate(CANVAS, capacity=2)
     for seed in range(4):
-        images = pictures(1 + seed % 2, seed=seed)
+        images = host_frames(1 + seed % 2, seed=seed)
         fill(runtime, slot, images)
         (found,) = outputs_of(runtime, slot, len(images))
         assert close_to(found, expected(network, images))
@@ -148,12 +148,12 @@ def test_a_slot_used_again(runtime, network):
 def test_outputs_outlive_other_slots(runtime):
     """Outputs belong to their slot until it is submitted again, whatever runs meanwhile."""
     first, second = (runtime.allocate(CANVAS, capacity=2) for _ in range(2))
-    fill(runtime, first, pictures(2, seed=1))
-    fill(runtime, second, pictures(2, seed=2))
+    fill(runtime, first, host_frames(2, seed=1))
+    fill(runtime, second, host_frames(2, seed=2))
     (kept,) = outputs_of(runtime, first, 2)
     before = kept.copy()
     (other,) = outputs_of(runtime, second, 2)
-    fill(runtime, first, pictures(2, seed=3))  # writing the next batch is no submission
+    fill(runtime, first, host_frames(2, seed=3))  # writing the next batch is no submission
     assert np.array_equal(kept, before)
     assert not np.array_equal(kept, other)
 
@@ -162,7 +162,7 @@ def test_many_in_flight_from_many_threads(runtime, network):
     """Whoever submits, each gets the outputs of its own slot, once."""
     count = 8
     slots = [runtime.allocate(CANVAS, capacity=2) for _ in range(count)]
-    batches = [pictures(1 + i % 2, seed=i) for i in range(count)]
+    batches = [host_frames(1 + i % 2, seed=i) for i in range(count)]
     told = queue.SimpleQueue()
     barrier = threading.Barrier(count)
 
@@ -216,7 +216,7 @@ def test_an_error_is_told_and_not_raised(runtime):
     assert outputs is None
     assert isinstance(error, Exception)
     del good
-    images = pictures(1)
+    images = host_frames(1)
     assert len(run(runtime, images)[0]) == 1
     if hasattr(slot, "request"):
         del request
@@ -238,7 +238,7 @@ def test_close_ends_the_threads(name):
     loaded = load_runtime(name, open_model(path), RuntimeOptions(threads=2))
     started = [t for t in threading.enumerate() if t not in before]
     assert started
-    run(loaded, pictures(1))
+    run(loaded, host_frames(1))
     loaded.close()
     assert not [t for t in started if t.is_alive()]
 

@@ -13,7 +13,7 @@ from brimful.runtimes.video import VideoRefusedError
 from brimful.sources import open_source
 from brimful.sources.frames import read_frames
 from brimful.sources.source import chunks_of
-from brimful.vision.surface import Surface
+from brimful.vision.device_frame import DeviceFrame
 from video_kit import HostVideo, moving, noise, turned, write_clip
 
 
@@ -39,7 +39,7 @@ def assert_same(found, expected):
             assert str(payload) == str(other.payload)
             continue
         expected_pixels = other.payload.pixels()
-        if isinstance(payload, Surface):
+        if isinstance(payload, DeviceFrame):
             assert payload.size == expected_pixels.shape[:2]
             payload = payload.memory.pixels
         else:
@@ -47,8 +47,8 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(payload, expected_pixels)
 
 
-def surfaces(images):
-    return [image.frame for image in images if isinstance(image.payload, Surface)]
+def device_frames(images):
+    return [image.frame for image in images if isinstance(image.payload, DeviceFrame)]
 
 
 def test_a_devices_frames_do_not_wait_for_each_other(clip):
@@ -64,14 +64,14 @@ def test_a_device_changes_nothing_but_where_the_pixels_are(clip, stride):
     options = {"vid_stride": stride, "done": done}
     found = images_of(open_source(clip, **options), device)
     assert_same(found, images_of(open_source(clip, **options)))
-    assert surfaces(found) == [n for n in range(0, 60, stride) if ("clip.mp4", n) not in done]
+    assert device_frames(found) == [n for n in range(0, 60, stride) if ("clip.mp4", n) not in done]
     assert not device.told
     assert device.closed_at_work == [True]
 
 
 def test_without_a_device_there_are_no_surfaces(clip):
-    assert not surfaces(images_of(open_source(clip)))
-    assert not surfaces(list(open_source(clip)))
+    assert not device_frames(images_of(open_source(clip)))
+    assert not device_frames(list(open_source(clip)))
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
@@ -126,7 +126,7 @@ def test_the_cpu_goes_on_where_the_device_gives_up(clip, stride, at):
     options = {"vid_stride": stride, "done": done}
     found = images_of(open_source(clip, **options), device)
     assert_same(found, images_of(open_source(clip, **options)))
-    assert len(surfaces(found)) == at == device.taken
+    assert len(device_frames(found)) == at == device.taken
     assert len(device.told) == 1
     assert device.closed_at_work == [True]
 
@@ -148,8 +148,8 @@ def test_damaged_videos(clip, tmp_path, fault):
     assert_same(found, expected)
     assert len(device.told) == 1
     # FFmpeg's threads find the fault at another frame when there are others of them.
-    assert surfaces(found) == list(range(len(surfaces(found))))
-    assert len(surfaces(found)) > 5
+    assert device_frames(found) == list(range(len(device_frames(found))))
+    assert len(device_frames(found)) > 5
     done = {(image.key, image.frame) for image in found}
     assert images_of(open_source(path, done=done), HostVideo()) == []
 

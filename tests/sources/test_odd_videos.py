@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from brimful.sources.log_slow import announced_bytes
 from PIL import Image
 
 from brimful.errors import ImageError
 from brimful.sources import open_source
-from brimful.sources.announced import announced_bytes
 from brimful.vision.decode import decode
-from brimful.vision.picture import Picture
+from brimful.vision.host_frame import HostFrame
 
 av = pytest.importorskip("av")
 
@@ -141,7 +141,7 @@ def test_a_cut_file_says_how_many_frames_there_should_be(tmp_path, name, codec, 
     data = whole.read_bytes()
     assert announced_bytes(str(whole)) == len(data)
     images = list(iter(open_source(whole)))
-    assert [type(image.payload) for image in images] == [Picture] * FRAMES
+    assert [type(image.payload) for image in images] == [HostFrame] * FRAMES
     assert not caplog.records
     for cut in (len(data) // 3, len(data) // 2, len(data) * 3 // 4):
         whole.write_bytes(data[:cut])
@@ -158,7 +158,7 @@ def test_a_cut_index_alone_is_a_warning(tmp_path, caplog):
     path = write(tmp_path / "v.avi", "ffv1", "bgr0")
     path.write_bytes(path.read_bytes()[:-20])
     images = list(iter(open_source(path)))
-    assert [type(image.payload) for image in images] == [Picture] * FRAMES
+    assert [type(image.payload) for image in images] == [HostFrame] * FRAMES
     assert f"v.avi is truncated: {FRAMES} of about {FRAMES} frames" in caplog.text
 
 

@@ -31,7 +31,7 @@ SAMPLING = {
 SIZES = [(1, 1), (2, 3), (7, 9), (16, 16), (33, 47), (101, 64), (123, 217)]
 
 
-def picture(height: int, width: int, channels: int = 3) -> np.ndarray:
+def host_frame(height: int, width: int, channels: int = 3) -> np.ndarray:
     """Smooth colour with noise on it: compressible, and different in every pixel."""
     rng = np.random.default_rng(height * 1000 + width)
     coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, channels), np.uint8)
@@ -73,12 +73,12 @@ def test_jpeg_equals_imread(tmp_path, sampling, progressive):
             *(cv2.IMWRITE_JPEG_QUALITY, quality),
             *(cv2.IMWRITE_JPEG_RST_INTERVAL, restart),
         ]
-        check_equal(tmp_path, cv2.imencode(".jpg", picture(height, width), flags)[1].tobytes())
+        check_equal(tmp_path, cv2.imencode(".jpg", host_frame(height, width), flags)[1].tobytes())
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_gray_rgb_and_cmyk_jpeg_equal_imread(tmp_path, size):
-    image = Image.fromarray(picture(*size))
+    image = Image.fromarray(host_frame(*size))
     check_equal(tmp_path, pillow(image.convert("L"), "JPEG"))
     check_equal(tmp_path, pillow(image.convert("L"), "JPEG", progressive=True))
     check_equal(tmp_path, pillow(image, "JPEG", keep_rgb=True, subsampling=0))
@@ -90,7 +90,7 @@ def test_ordinary_jpeg_takes_the_fast_path(monkeypatch):
         raise AssertionError("OpenCV was asked")
 
     monkeypatch.setattr(cv2, "imdecode", refuse)
-    assert decode(pillow(Image.fromarray(picture(40, 50)), "JPEG")).shape == (40, 50, 3)
+    assert decode(pillow(Image.fromarray(host_frame(40, 50)), "JPEG")).shape == (40, 50, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -98,7 +98,7 @@ def test_ordinary_jpeg_takes_the_fast_path(monkeypatch):
 def test_exif_orientation_equals_imread(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = pillow(Image.fromarray(picture(40, 56)), kind, exif=exif)
+    data = pillow(Image.fromarray(host_frame(40, 56)), kind, exif=exif)
     if kind == "TIFF" and orientation > 4:
         # imread of OpenCV 5.0 fails on these (its imdecode does not), so Pillow is the oracle.
         upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
@@ -117,7 +117,7 @@ def test_orientation_of_odd_types_equals_imread(tmp_path, order, kind, value):
         field = struct.pack(order + value, orientation).ljust(4, b"\0")
         tiff = struct.pack(order + "HIHHHI", 42, 8, 1, 0x0112, kind, 1) + field + bytes(4)
         exif = b"Exif\0\0" + (b"II" if order == "<" else b"MM") + tiff
-        jpeg = pillow(Image.fromarray(picture(24, 40)), "JPEG")
+        jpeg = pillow(Image.fromarray(host_frame(24, 40)), "JPEG")
         segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
         data = jpeg[:2] + segment + jpeg[2:]
         path = tmp_path / "image.jpg"
@@ -127,8 +127,8 @@ def test_orientation_of_odd_types_equals_imread(tmp_path, order, kind, value):
 
 def test_png_webp_bmp_tiff_equal_imread(tmp_path):
     for size in SIZES:
-        colour = picture(*size)
-        alpha = picture(*size, channels=4)
+        colour = host_frame(*size)
+        alpha = host_frame(*size, channels=4)
         for suffix in (".png", ".webp", ".bmp", ".tiff"):
             check_equal(tmp_path, cv2.imencode(suffix, colour)[1].tobytes())
             check_equal(tmp_path, cv2.imencode(suffix, alpha)[1].tobytes())
@@ -158,7 +158,7 @@ def test_real_photos_equal_imread(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
 def test_every_truncation_is_an_error(suffix):
-    data = cv2.imencode(suffix, picture(40, 56))[1].tobytes()
+    data = cv2.imencode(suffix, host_frame(40, 56))[1].tobytes()
     cuts = {*range(0, 64), *range(64, len(data), 97), *range(len(data) - 30, len(data))}
     for cut in sorted(cuts):
         with pytest.raises(ImageError):
@@ -168,8 +168,8 @@ def test_every_truncation_is_an_error(suffix):
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_truncated_jpeg_with_an_end_marker_put_back_says_truncated(progressive, mode):
-    """Some tools close a torn file with an end marker; the picture is half gray all the same."""
-    image = Image.fromarray(picture(120, 200)).convert(mode)
+    """Some tools close a torn file with an end marker; the host frame is half gray all the same."""
+    image = Image.fromarray(host_frame(120, 200)).convert(mode)
     data = pillow(image, "JPEG", progressive=progressive)
     with pytest.raises(ImageError, match=r"truncated"):
         decode(data[: len(data) // 2])
@@ -180,12 +180,12 @@ def test_truncated_jpeg_with_an_end_marker_put_back_says_truncated(progressive, 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
 def test_trailing_garbage_is_harmless(tmp_path, suffix):
-    data = cv2.imencode(suffix, picture(40, 56))[1].tobytes()
+    data = cv2.imencode(suffix, host_frame(40, 56))[1].tobytes()
     check_equal(tmp_path, data + b"garbage" * 100)
 
 
 def test_extraneous_bytes_before_a_marker_follow_imread(tmp_path):
-    data = pillow(Image.fromarray(picture(40, 56)), "JPEG")
+    data = pillow(Image.fromarray(host_frame(40, 56)), "JPEG")
     check_equal(tmp_path, data[:-2] + b"\x12\x34\x56\x78" + data[-2:])
 
 
@@ -195,7 +195,7 @@ def test_random_damage_follows_imread_or_is_an_error(tmp_path):
     path = tmp_path / "image.bin"
     equal = 0
     for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff"):
-        data = cv2.imencode(suffix, picture(48, 64))[1].tobytes()
+        data = cv2.imencode(suffix, host_frame(48, 64))[1].tobytes()
         for _ in range(60):
             damaged = bytearray(data)
             for at in rng.integers(0, len(data), rng.integers(1, 4)):
@@ -221,12 +221,12 @@ def png_of(height: int, width: int) -> bytes:
 
 
 def bombs() -> dict[str, bytes]:
-    jpeg = bytearray(pillow(Image.fromarray(picture(16, 16)), "JPEG"))
+    jpeg = bytearray(pillow(Image.fromarray(host_frame(16, 16)), "JPEG"))
     at = jpeg.index(b"\xff\xc0")
     jpeg[at + 5 : at + 9] = struct.pack(">HH", 60000, 60000)
-    bmp = bytearray(cv2.imencode(".bmp", picture(16, 16))[1].tobytes())
+    bmp = bytearray(cv2.imencode(".bmp", host_frame(16, 16))[1].tobytes())
     bmp[18:26] = struct.pack("<ii", 60000, -60000)
-    tiff = bytearray(pillow(Image.fromarray(picture(16, 16)), "TIFF"))
+    tiff = bytearray(pillow(Image.fromarray(host_frame(16, 16)), "TIFF"))
     for tag in (0x0100, 0x0101):
         at = tiff.index(struct.pack("<HH", tag, 4))
         tiff[at + 8 : at + 12] = struct.pack("<I", 60000)
@@ -250,7 +250,7 @@ def test_decompression_bomb_is_refused_before_decoding(kind, monkeypatch):
 
 
 def test_limits():
-    data = pillow(Image.fromarray(picture(20, 30)), "PNG")
+    data = pillow(Image.fromarray(host_frame(20, 30)), "PNG")
     assert decode(data, DecodeLimits(max_pixels=600)).shape == (20, 30, 3)
     with pytest.raises(ImageError, match="600 pixels; the limit"):
         decode(data, DecodeLimits(max_pixels=599))
@@ -294,20 +294,20 @@ def test_permission_denied(tmp_path, monkeypatch):
 
 
 def test_size_from_a_prefix_and_of_the_unknown():
-    data = pillow(Image.fromarray(picture(480, 640)), "JPEG", quality=95)
+    data = pillow(Image.fromarray(host_frame(480, 640)), "JPEG", quality=95)
     assert read_size(data[:1024]) == (480, 640)
     assert read_size(b"") is None
     assert read_size(b"not an image") is None
     for kind in ("PNG", "WEBP", "BMP", "TIFF", "JPEG"):
-        data = pillow(Image.fromarray(picture(48, 64)), kind)
+        data = pillow(Image.fromarray(host_frame(48, 64)), kind)
         for cut in range(0, 40):
             assert read_size(data[:cut]) in (None, (48, 64))
 
 
 @given(st.data())
 def test_remembered_headers_are_the_headers(data):
-    """Pictures that begin alike are told apart by the first byte that counts."""
-    picture_ = picture(33, 47)
+    """HostFrames that begin alike are told apart by the first byte that counts."""
+    picture_ = host_frame(33, 47)
     whole = cv2.imencode(".jpg", picture_)[1].tobytes()
     tag = Image.Exif()
     tag[0x0112] = 6
@@ -342,11 +342,11 @@ def test_header_tells_the_sampling(factor: int, sampling: tuple[int, int]) -> No
 
 
 def test_header_tells_jpegs_that_are_no_baseline_ycbcr() -> None:
-    picture = Image.fromarray(np.zeros((33, 47, 3), np.uint8))
+    host_frame = Image.fromarray(np.zeros((33, 47, 3), np.uint8))
     found = []
     for options in ({"keep_rgb": True}, {"progressive": True}, {}):
         target = io.BytesIO()
-        picture.save(target, "JPEG", **options)
+        host_frame.save(target, "JPEG", **options)
         header = read_header(target.getvalue())
         assert header is not None
         found.append((header.baseline, header.sampling))

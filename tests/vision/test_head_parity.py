@@ -36,7 +36,7 @@ def our_predict(yolo, images, *, canvas="exact", imgsz=640, **options):
     return found
 
 
-def pictures():
+def host_frames():
     bus, zidane = (cv2.imread(str(asset(name))) for name in ("bus.jpg", "zidane.jpg"))
     # odd sizes, so that padding is not whole in prototype pixels, and one image to enlarge
     return [bus, zidane, bus[100:433, 200:701], zidane[:331, 400:800]]
@@ -59,7 +59,7 @@ RAW = [
 @pytest.mark.parametrize("name", [*RAW, "yolov5n.yaml"])
 def test_random_weights(name):
     yolo = random_model(name, 1)
-    images = pictures()
+    images = host_frames()
     judge(*run_both(yolo, images), least=80)
 
 
@@ -73,7 +73,7 @@ def run_both(yolo, images, *, nms=None, imgsz=640, canvas="exact", **options):
 @pytest.mark.parametrize("task", ["", "-pose", "-obb"])
 def test_random_weights_nms_free(task):
     yolo = random_model(f"yolo26n{task}.yaml", 3)
-    images = pictures()
+    images = host_frames()
     ours, reference = run_both(yolo, images, nms=False)
     assert spec_of(yolo).head == "nms_free"
     judge(ours, reference, least=80)
@@ -91,14 +91,14 @@ def test_random_weights_nms_free(task):
 def test_random_weights_segment(name, nms):
     yolo = random_model(name, 1)
     # masks at full resolution are slow in the reference
-    ours, reference = run_both(yolo, pictures(), nms=nms, max_det=40)
+    ours, reference = run_both(yolo, host_frames(), nms=nms, max_det=40)
     judge(ours, reference, least=60)
 
 
 @pytest.mark.parametrize("name", ["yolo26n-cls.yaml", "yolo11n-cls.yaml", "yolov8n-cls.yaml"])
 def test_random_weights_classify(name):
     yolo = random_model(name, 1, nc=20)
-    ours, reference = run_both(yolo, pictures(), imgsz=224)
+    ours, reference = run_both(yolo, host_frames(), imgsz=224)
     judge(ours, reference, least=4)
     assert max(float(d.probs.max()) for d in ours) > 0.1
 
@@ -118,7 +118,7 @@ def test_random_weights_classify(name):
 )
 def test_options(options):
     yolo = random_model("yolov8n.yaml", 5)
-    judge(*run_both(yolo, pictures(), **options), least=20)
+    judge(*run_both(yolo, host_frames(), **options), least=20)
 
 
 def real_pictures():

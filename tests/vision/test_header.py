@@ -24,14 +24,14 @@ BEYOND = b"II+\0" + struct.pack("<HHQ", 8, 0, 2**64 - 1)
 """A BigTIFF whose first directory is where no memory can be."""
 
 
-def picture() -> Image.Image:
+def host_frame() -> Image.Image:
     rng = np.random.default_rng(0)
     return Image.fromarray(cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), (56, 40)))
 
 
 def pillow(kind: str, **options) -> bytes:
     buffer = io.BytesIO()
-    picture().save(buffer, kind, **options)
+    host_frame().save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -41,7 +41,7 @@ def samples() -> list[bytes]:
     encoded = [pillow(kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP", "TIFF")]
     encoded += [pillow(kind) for kind in ("GIF", "BMP", "PPM", "JPEG2000")]
     encoded.append(pillow("TIFF", big_tiff=True))
-    encoded.append(cv2.imencode(".pam", np.asarray(picture()))[1].tobytes())
+    encoded.append(cv2.imencode(".pam", np.asarray(host_frame()))[1].tobytes())
     return encoded
 
 

@@ -16,19 +16,19 @@ from brimful.vision.decode import DecodeLimits, decode
 from brimful.vision.header import read_header
 
 
-def picture(channels: int = 3) -> np.ndarray:
+def host_frame(channels: int = 3) -> np.ndarray:
     coarse = np.random.default_rng(3).integers(0, 256, (6, 8, channels), np.uint8)
     return cv2.resize(coarse, (56, 40)).reshape(40, 56, channels)
 
 
 def pillow(kind: str, **options) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture()).save(buffer, kind, **options)
+    Image.fromarray(host_frame()).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def opencv(suffix: str, image: np.ndarray | None = None) -> bytes:
-    return cv2.imencode(suffix, picture() if image is None else image)[1].tobytes()
+    return cv2.imencode(suffix, host_frame() if image is None else image)[1].tobytes()
 
 
 def encoded() -> dict[str, bytes]:
@@ -39,11 +39,11 @@ def encoded() -> dict[str, bytes]:
         "J2K": jp2[jp2.index(b"\xff\x4f\xff\x51") :],
         "PPM": pillow("PPM"),
         "PPM with comments": pillow("PPM").replace(b"P6\n", b"P6 # a comment 7 7\n#more\n", 1),
-        "PGM": opencv(".pgm", picture(1)),
-        "PBM": opencv(".pbm", picture(1)),
+        "PGM": opencv(".pgm", host_frame(1)),
+        "PBM": opencv(".pbm", host_frame(1)),
         "plain PGM": b"P2\n3 2\n255\n1 2 3\n4 5 6\n",
         "PAM": opencv(".pam"),
-        "PFM": opencv(".pfm", picture().astype(np.float32)),
+        "PFM": opencv(".pfm", host_frame().astype(np.float32)),
     }
     if features.check("avif"):
         found["AVIF"] = pillow("AVIF")
@@ -119,7 +119,7 @@ def test_heic_without_its_library_says_how_to_get_it(monkeypatch):
 def test_heic():
     heif = pytest.importorskip("pillow_heif")
     buffer = io.BytesIO()
-    image = heif.from_pillow(Image.fromarray(picture()))
+    image = heif.from_pillow(Image.fromarray(host_frame()))
     image.save(buffer, quality=-1, chroma=444)
     data = buffer.getvalue()
     expected = np.asarray(heif.open_heif(io.BytesIO(data))[0].to_pillow().convert("RGB"))

@@ -50,15 +50,15 @@ def test_a_file_is_read_into_memory_that_is_given(tmp_path: Path) -> None:
     path.write_bytes(b"0123456789")
     given: list[memoryview] = []
 
-    def memory_for(size: int) -> memoryview:
+    def pinned_for(size: int) -> memoryview:
         given.append(view_of(b"?" * size))
         return given[-1]
 
-    assert read_file(path, memory_for=memory_for) is given[0] and given[0] == b"0123456789"
-    assert read_file(path, memory_for=lambda size: None) == b"0123456789"
+    assert read_file(path, pinned_for=pinned_for) is given[0] and given[0] == b"0123456789"
+    assert read_file(path, pinned_for=lambda size: None) == b"0123456789"
 
     def cut(size: int) -> memoryview:
         path.write_bytes(b"0123")
-        return memory_for(size)
+        return pinned_for(size)
 
-    assert read_file(path, memory_for=cut) == b"0123", "what it was when it was read"
+    assert read_file(path, pinned_for=cut) == b"0123", "what it was when it was read"

@@ -11,12 +11,12 @@ from rich.console import Console
 from brimful.cli.choices import FailureLimit
 from brimful.cli.job import run_job
 from brimful.cli.process import quiet_libraries
+from brimful.cpus import available_cpus
 from brimful.demo.dataset import write_dataset
 from brimful.demo.model import demo_model
 from brimful.demo.preview import contact_sheet
 from brimful.errors import UsageError
 from brimful.load import load
-from brimful.runtimes.threads import available_cpus
 from brimful.sinks.journal import read_rows
 from brimful.sinks.open_sink import open_sink
 from brimful.sources.open_source import open_source

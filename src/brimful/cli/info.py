@@ -6,11 +6,11 @@ from dataclasses import fields
 
 import click
 
+from brimful.cpus import available_cpus
 from brimful.demo.model import resolve_model
 from brimful.extras import installed, installed_version
 from brimful.load import load
 from brimful.runtimes.registry import RUNTIMES
-from brimful.runtimes.threads import available_cpus
 
 
 @click.command()

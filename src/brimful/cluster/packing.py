@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from brimful.cluster.arena import Arena, Block
 from brimful.errors import ImageError
 from brimful.sources.image import SourceImage
-from brimful.vision.picture import Picture
+from brimful.vision.host_frame import HostFrame
 
 _INLINE = 4096
 """Bytes up to which an image in memory travels within the message."""
@@ -35,8 +35,8 @@ Packed = tuple[int, str, int | None, float | None, str | Block | Inline]
 
 
 def convert(image: SourceImage) -> None:
-    """Convert a picture of a video here: FFmpeg's memory does not travel."""
-    if isinstance(image.payload, Picture):
+    """Convert a host frame of a video here: FFmpeg's memory does not travel."""
+    if isinstance(image.payload, HostFrame):
         try:
             image.payload = image.payload.pixels()
         except ImageError as error:

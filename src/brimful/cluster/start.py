@@ -8,9 +8,9 @@ from pathlib import Path
 
 from brimful.cluster.devices import cpu_share, worker_share
 from brimful.cluster.pool import EnginePool
+from brimful.cpus import available_cpus
 from brimful.engine.engine import Engine
 from brimful.engine.predictor import Predictor
-from brimful.runtimes.threads import available_cpus
 
 
 def start_engines(

@@ -8,12 +8,12 @@ from brimful.engine.batcher import Batch
 from brimful.engine.request import Request
 from brimful.runtimes.runtime import Slot
 from brimful.spec import Size
+from brimful.vision.device_frame import DeviceFrame
 from brimful.vision.encoded import Encoded
-from brimful.vision.picture import Picture
+from brimful.vision.host_frame import HostFrame
 from brimful.vision.pixels import Pixels
-from brimful.vision.surface import Surface
 
-Ready = tuple[Request, Pixels | Encoded | Picture | Surface]
+Ready = tuple[Request, Pixels | Encoded | HostFrame | DeviceFrame]
 """A request that knows its geometry, and what is to be written of its image."""
 
 

@@ -17,6 +17,7 @@ from types import TracebackType
 import cv2
 import numpy as np
 
+from brimful.cpus import available_cpus
 from brimful.detections import Detections
 from brimful.engine.batches import Load
 from brimful.engine.config import EngineConfig
@@ -44,7 +45,6 @@ from brimful.errors import (
 )
 from brimful.native.read_files import open_reader
 from brimful.runtimes.runtime import Runtime
-from brimful.runtimes.threads import available_cpus
 from brimful.sources.image import SourceImage
 from brimful.sources.open_source import open_source
 from brimful.sources.source import Source
@@ -223,7 +223,7 @@ class Engine:
             client: Whom it is for; clients share the device fairly.
             conf: Confidence that its detections must be above; the engine's by default.
             iou: Largest overlap of two boxes of a class that both stay, likewise.
-            max_det: Most detections, likewise.
+            max_det: Most detections, at most the engine's.
             classes: Class ids to report, likewise.
             priority: Images of a higher number go first.
             deadline_ms: Milliseconds from now after which the result is not wanted any more.
@@ -476,7 +476,7 @@ class Engine:
     def _blank(self, canvas: Size) -> object:
         """Return an empty image: a JPEG where the device decodes, so that no host row is pinned."""
         pixels = np.full((*canvas, 3), 114, np.uint8)
-        if self.runtime.decodes is None:
+        if self.runtime.accepts_encoded is None:
             return pixels
         return cv2.imencode(".jpg", pixels)[1].tobytes()
 
@@ -579,15 +579,15 @@ class Engine:
 
     def _start(self) -> Pipeline:
         runtime = self.runtime
-        memory_for = runtime.memory_for
+        pinned_for = runtime.pinned_for
         self._preprocess = HostPreprocess(
             self.spec,
             self._policy,
             self.config.limits,
-            runtime.decodes,
-            runtime.takes_picture,
-            memory_for,
-            None if memory_for is None else open_reader(),
+            runtime.accepts_encoded,
+            runtime.accepts_frame,
+            pinned_for,
+            None if pinned_for is None else open_reader(),
         )
         return Pipeline(
             runtime,
@@ -598,7 +598,7 @@ class Engine:
             workers=self._workers,
             slots=self._slots(runtime),
             full_cost=self._full_cost,
-            chunk=1 if runtime.decodes is None else CHUNK,
+            chunk=1 if runtime.accepts_encoded is None else CHUNK,
             on_death=self._stage_died,
         )
 
@@ -612,7 +612,7 @@ class Engine:
         canvases = self._policy.canvases()
         open_batches = len(canvases) if canvases is not None else 4
         open_batches = max(open_batches, LOOKAHEAD // runtime.max_batch)
-        return runtime.concurrency + runtime.ahead + 2 + open_batches
+        return runtime.concurrency + runtime.prefetch + 2 + open_batches
 
     def _stage_died(self, error: BrimfulError) -> None:
         with self._lock:

@@ -55,6 +55,11 @@ class FairQueue(Generic[T]):
         """Return the number of items waiting."""
         return self._count
 
+    @property
+    def contended(self) -> bool:
+        """Whether more than one line has items waiting."""
+        return len(self._levels) > 1 or any(len(lines) > 1 for lines in self._levels.values())
+
     def sources(self) -> Iterator[Hashable]:
         """Yield the sources that have items waiting; one may come twice."""
         for lines in self._levels.values():

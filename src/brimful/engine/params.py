@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from brimful.errors import UsageError
 from brimful.spec import ModelSpec
 from brimful.vision.heads.config import PostprocessConfig
 
@@ -29,7 +30,8 @@ def params_of(
         classes: The request's class ids, or None.
 
     Raises:
-        UsageError: A value makes no sense, or the model has no such class.
+        UsageError: A value makes no sense, the model has no such class, or `max_det` is more than
+            the engine's.
     """
     if conf is None and iou is None and max_det is None and classes is None:
         return None
@@ -41,4 +43,9 @@ def params_of(
         classes=own.classes if classes is None else tuple(classes),
     )
     params.check(spec)
+    if params.max_det > own.max_det:
+        raise UsageError(
+            f"max_det is {params.max_det}, and the engine was loaded with max_det={own.max_det}, "
+            "which is the most that a request may have"
+        )
     return params

@@ -9,8 +9,8 @@ import numpy as np
 from brimful.errors import UsageError
 from brimful.sources.image import Payload, SourceImage
 from brimful.sources.memory import MemorySource, is_image_object
-from brimful.vision.picture import Picture
-from brimful.vision.surface import Surface
+from brimful.vision.device_frame import DeviceFrame
+from brimful.vision.host_frame import HostFrame
 
 
 def payload_of(image: object, *, copy: bool) -> Payload:
@@ -41,6 +41,6 @@ def bytes_held(image: SourceImage) -> int:
     payload = image.payload
     if isinstance(payload, str):
         return 0
-    if isinstance(payload, np.ndarray | Picture | Surface):
+    if isinstance(payload, np.ndarray | HostFrame | DeviceFrame):
         return payload.nbytes
     return len(payload) if isinstance(payload, bytes) else 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brimful.engine.known_starts import KnownStarts
+from brimful.engine.jpeg_prefixes import JpegPrefixes
 from brimful.errors import ImageError
 from brimful.native.read_files import LARGEST, FileReader
 from brimful.runtimes.runtime import Slot
@@ -23,13 +23,13 @@ from brimful.vision.decode import (
     decode_pixels,
     read_encoded,
 )
+from brimful.vision.device_frame import DeviceFrame
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
+from brimful.vision.host_frame import HostFrame
 from brimful.vision.letterbox import classify_crop, letterbox
-from brimful.vision.picture import Picture
 from brimful.vision.pixels import Pixels
-from brimful.vision.surface import Surface
 
 ENCODED_BYTES = 32 * 2**20
 """An encoded image waits in memory for its forward; a larger file is decoded at once."""
@@ -39,8 +39,8 @@ SIZES_KEPT = 4096
 
 _PATH = (str, Path)
 _TO_READ = (str, bytes, Path)  # a union would be built anew for every image
-_FRAMES = (Picture, Surface)
-_PUT = (Encoded, Picture, Surface)
+_FRAMES = (HostFrame, DeviceFrame)
+_PUT = (Encoded, HostFrame, DeviceFrame)
 
 
 class HostPreprocess:
@@ -51,9 +51,9 @@ class HostPreprocess:
         spec: ModelSpec,
         policy: CanvasPolicy,
         limits: DecodeLimits,
-        decodes: Callable[[Header], bool] | None = None,
-        takes_picture: Callable[[Picture], bool] | None = None,
-        memory_for: MemoryFor | None = None,
+        accepts_encoded: Callable[[Header], bool] | None = None,
+        accepts_frame: Callable[[HostFrame], bool] | None = None,
+        pinned_for: MemoryFor | None = None,
         reader: FileReader | None = None,
     ) -> None:
         """Keep what decides canvas and pixels.
@@ -62,19 +62,19 @@ class HostPreprocess:
             spec: The model.
             policy: Chooses the canvas.
             limits: How large an image may be.
-            decodes: `Runtime.decodes`.
-            takes_picture: `Runtime.takes_picture`.
-            memory_for: `Runtime.memory_for`.
+            accepts_encoded: `Runtime.accepts_encoded`.
+            accepts_frame: `Runtime.accepts_frame`.
+            pinned_for: `Runtime.pinned_for`.
             reader: Reads files ahead into such memory.
         """
         self._policy = policy
         self._limits = limits
         self._crop = spec.task == "classify"
-        self._decodes = decodes
-        self._takes_picture = takes_picture
-        self._memory_for = memory_for
+        self._accepts_encoded = accepts_encoded
+        self._accepts_frame = accepts_frame
+        self._pinned_for = pinned_for
         self._reader = reader
-        self._known = KnownStarts()
+        self._known = JpegPrefixes()
         self._placed: dict[Size, Geometry] = {}
         self._last_placed: tuple[Header | None, Geometry | None] = None, None
 
@@ -89,7 +89,7 @@ class HostPreprocess:
         Of a JPEG that begins as others did and has its end nothing is left to check.
         """
         read: list[Encoded | memoryview | None] = [None] * len(images)
-        if self._reader is None or self._memory_for is None:
+        if self._reader is None or self._pinned_for is None:
             return read
         files: list[int] = []
         paths: list[str | Path] = []
@@ -99,7 +99,7 @@ class HostPreprocess:
                 paths.append(image.payload)
         starts, headers = self._known.table
         try:
-            found = self._reader.read(paths, self._memory_for, starts)
+            found = self._reader.read(paths, self._pinned_for, starts)
         except Exception:  # one of them has a name that no file can have: each is read on its own
             return read
         for i, file in zip(files, found, strict=True):
@@ -113,7 +113,7 @@ class HostPreprocess:
         image: SourceImage,
         read: Encoded | memoryview | None = None,
         on_host: Callable[[], None] | None = None,
-    ) -> Pixels | Encoded | Picture | Surface:
+    ) -> Pixels | Encoded | HostFrame | DeviceFrame:
         """Return an image's pixels, or what it is when the device makes these, or has done so.
 
         Args:
@@ -135,20 +135,20 @@ class HostPreprocess:
                 if self._limits.max_bytes >= LARGEST:  # what is known is not checked again
                     self._known.observe(encoded)
             else:
-                encoded = read_encoded(payload, self._limits, self._memory_for)
+                encoded = read_encoded(payload, self._limits, self._pinned_for)
             if (
-                self._decodes is not None
+                self._accepts_encoded is not None
                 and len(encoded.data) <= ENCODED_BYTES
-                and self._decodes(encoded.header)
+                and self._accepts_encoded(encoded.header)
             ):
                 return encoded
             if on_host is not None:
                 on_host()
             return decode_pixels(encoded)
-        if isinstance(payload, Surface):
+        if isinstance(payload, DeviceFrame):
             return payload
-        if isinstance(payload, Picture):
-            if self._takes_picture is not None and self._takes_picture(payload):
+        if isinstance(payload, HostFrame):
+            if self._accepts_frame is not None and self._accepts_frame(payload):
                 return payload
             if on_host is not None:
                 on_host()
@@ -157,7 +157,7 @@ class HostPreprocess:
             raise ImageError(str(payload))  # a fresh one: it may be on its way in two threads
         raise ImageError(f"the source brought no image but {type(payload).__name__}: {payload}")
 
-    def place(self, image: Pixels | Encoded | Picture | Surface) -> Geometry:
+    def place(self, image: Pixels | Encoded | HostFrame | DeviceFrame) -> Geometry:
         """Return where an image goes."""
         if isinstance(image, Encoded):
             header = image.header
@@ -171,7 +171,7 @@ class HostPreprocess:
 
     def write(
         self,
-        image: Pixels | Encoded | Picture | Surface,
+        image: Pixels | Encoded | HostFrame | DeviceFrame,
         geometry: Geometry,
         slot: Slot,
         position: int,

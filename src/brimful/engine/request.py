@@ -24,9 +24,8 @@ class State(IntEnum):
 
     WAITING = 0  # in the queue
     TAKEN = 1  # a worker decodes it
-    JOINED = 2  # it has a row in an open batch
-    RUNNING = 3  # its batch is on the device
-    DONE = 4  # its outcome is decided
+    JOINED = 2  # it has a row in a batch, which `batch.launched` tells more of
+    DONE = 3  # its outcome is decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Responder(Protocol):
     """
 
     def wanted(self, request: Request) -> bool:
-        """Tell whether anybody still wants the result of a request."""
+        """Tell whether anybody still wants the result of a request, as of all of its requests."""
         ...
 
     def settle(self, requests: Sequence[Request], results: Sequence[Detections]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
 from brimful.engine.batcher import Batch, Batcher
@@ -216,14 +217,14 @@ class Scheduler:
     def _sort_out(self, taken: list[Request]) -> tuple[list[Request], list[Request]]:
         """Tell requests to decode from those that nobody wants or that are too late."""
         now = self._clock()
-        wanted: list[Request] = []
-        dropped: list[Request] = []
         for request in taken:
             request.state = State.TAKEN
             request.taken = now
-            (wanted if _wanted(request, now) else dropped).append(request)
         self._preparing += len(taken)
-        return wanted, dropped
+        dropped = _unwanted(taken, now)
+        if dropped:
+            taken = [request for request in taken if request not in dropped]
+        return taken, list(dropped)
 
     def join(self, waiting: dict[Size, list[Ready]]) -> list[Joined]:
         """Let requests join the batches of their canvases.
@@ -274,17 +275,19 @@ class Scheduler:
         return joined
 
     def _note_joined(self, batch: Batch[Request], requests: Sequence[Request]) -> None:
-        pixels = batch.canvas[0] * batch.canvas[1]
-        in_batches = self._in_batches
         for request in requests:
             request.state = State.JOINED
             request.batch = batch
-            source = request.source
-            in_batches[source] = in_batches.get(source, 0) + 1
-            if request.cost != pixels:
-                self._queue.charge(source, request.priority, pixels - request.cost)
-                request.cost = pixels
+        in_batches = self._in_batches
+        for source, count in _counts(requests).items():
+            in_batches[source] = in_batches.get(source, 0) + count
         self._preparing -= len(requests)
+        if self._queue.contended:  # a lone source owes nothing to anybody
+            pixels = batch.canvas[0] * batch.canvas[1]
+            for request in requests:
+                if request.cost != pixels:
+                    self._queue.charge(request.source, request.priority, pixels - request.cost)
+                    request.cost = pixels
 
     def _batch_for(self, canvas: Size, images: Sequence[Ready]) -> Batch[Request] | None:
         batch = self._batcher.joinable(canvas)
@@ -361,9 +364,9 @@ class Scheduler:
         while self._error is None:
             running = len(self._running)
             runtime = self._runtime
-            idle = max(0, runtime.eager - running)
+            idle = max(0, runtime.partial_batches_below - running)
             # More than run, so that the device finds the next without asking.
-            ahead = max(0, runtime.concurrency + runtime.ahead - running)
+            ahead = max(0, runtime.concurrency + runtime.prefetch - running)
             batches = self._batcher.due(now, idle=idle, ahead=ahead)
             started = [self._start(batch, now) for batch in batches]
             going += started
@@ -375,20 +378,17 @@ class Scheduler:
         return going
 
     def _start(self, batch: Batch[Request], now: float) -> RunningBatch:
-        members: list[Request] = []
-        positions: list[int] = []
-        dropped: list[Request] = []
-        for position, request in enumerate(batch.members):
-            if request.state is State.JOINED and _wanted(request, now):
-                request.state = State.RUNNING
-                members.append(request)
-                positions.append(position)
-            else:
-                dropped.append(request)
-        batch.members = []  # they refer to it: images are freed without the garbage collector
+        members, positions = batch.members, None
+        dropped = _unwanted(members, now)
+        dropped.update(request for request in members if request.state is not State.JOINED)
+        if dropped:
+            positions = [i for i, request in enumerate(members) if request not in dropped]
+            members = [members[i] for i in positions]
+            if positions == list(range(len(positions))):
+                positions = None  # only the last ones were dropped
+        batch.members = []  # they refer to the batch
         slot = self._slot_of.pop(id(batch))
-        kept = None if positions == list(range(len(members))) else positions
-        running = RunningBatch(batch, slot, members, kept, dropped, now)
+        running = RunningBatch(batch, slot, members, positions, list(dropped), now)
         if members:
             batch.launched = now
             self._running[id(running)] = running
@@ -473,16 +473,20 @@ class Scheduler:
         now = self._clock()
         open_ = [request for request in requests if request.state is not State.DONE]
         prepared = held = 0
+        in_batch: list[Request] = []
         for request in open_:
-            if request.state is State.TAKEN:
+            state = request.state
+            if state is State.JOINED:
+                in_batch.append(request)
+            elif state is State.TAKEN:
                 prepared += 1
-            elif request.state is not State.WAITING:
-                self._leave_batch(request.source)
             request.state = State.DONE
             request.settled = now
             if request.nbytes:
                 held += 1
                 self._nbytes.give(request.source, request.nbytes)
+        for source, count in _counts(in_batch).items():
+            self._leave_batches(source, count)
         self._live.difference_update(open_)
         if prepared:
             self._preparing -= prepared
@@ -493,8 +497,8 @@ class Scheduler:
             self._quiet.notify_all()
         return open_
 
-    def _leave_batch(self, source: Hashable) -> None:
-        left = self._in_batches[source] - 1
+    def _leave_batches(self, source: Hashable, count: int) -> None:
+        left = self._in_batches[source] - count
         if left:
             self._in_batches[source] = left
         else:
@@ -545,14 +549,31 @@ class Scheduler:
             self._slot_of.clear()
 
 
-def _wanted(request: Request, now: float) -> bool:
-    if request.deadline is not None and now >= request.deadline:
-        return False
-    return request.responder.wanted(request)
-
-
 def _again(error: BrimfulError) -> EngineStoppedError:
     """Return an error to raise for one that stopped the scheduler; a broken device stays one."""
     if isinstance(error, DeviceFailedError):
         return DeviceFailedError(str(error))
     return EngineStoppedError(str(error))
+
+
+def _unwanted(requests: Sequence[Request], now: float) -> set[Request]:
+    """Return the requests whose deadline has passed, or that their responder does not want."""
+    unwanted: set[Request] = set()
+    responder, wanted = None, True
+    for request in requests:
+        if request.responder is not responder:  # a job's images share one
+            responder = request.responder
+            wanted = responder.wanted(request)
+        if not wanted or (request.deadline is not None and now >= request.deadline):
+            unwanted.add(request)
+    return unwanted
+
+
+def _counts(requests: Sequence[Request]) -> dict[Hashable, int]:
+    """Return how many requests each source has among these."""
+    if not requests:
+        return {}
+    source = requests[0].source
+    if all(request.source is source for request in requests):
+        return {source: len(requests)}
+    return Counter(request.source for request in requests)

@@ -17,10 +17,10 @@ from typing import Any
 
 from brimful.errors import BrimfulError, ModelError
 from brimful.extras import require
+from brimful.models.checkpoint_audit import audit_checkpoint
 from brimful.models.head_class import check_head_class
 from brimful.models.metadata import Metadata, parse_metadata
 from brimful.models.module_graph import check_module_graph
-from brimful.models.planted import refuse_planted
 from brimful.models.signature import Signature, SpecOverrides, spec_from
 from brimful.models.transforms import check_transforms, crop_of
 from brimful.models.unpickler import FOREIGN_ROOTS, RestrictedPickle, foreign_repository
@@ -146,7 +146,7 @@ def read_network(path: Path, *, trust: bool, digest: str | None = None) -> Any:
     try:
         check_module_graph(network)
         if not trust:
-            refuse_planted(network)
+            audit_checkpoint(network)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     network.__dict__["args"] = _arguments(network, loaded)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from brimful.announce import announced
 from brimful.errors import ModelError
 from brimful.extras import installed_version
+from brimful.log_slow import log_slow
 from brimful.models.artifact import artifact, digest_of
 from brimful.models.content import check_content
 from brimful.models.convert import convert_in_child
@@ -80,7 +80,7 @@ class Model:
         options = self.options
 
         def build(folder: Path) -> None:
-            with announced(f"converting {self.path.name} to ONNX, once; the result is kept"):
+            with log_slow(f"converting {self.path.name} to ONNX, once; the result is kept"):
                 convert_in_child(
                     self.path,
                     folder / "model.onnx",

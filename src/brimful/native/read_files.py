@@ -77,14 +77,14 @@ class FileReader:
     def read(
         self,
         paths: Sequence[str | Path],
-        memory_for: Callable[[int], memoryview | None],
+        pinned_for: Callable[[int], memoryview | None],
         starts: Starts = NO_STARTS,
     ) -> list[ReadFile | None]:
         """Read files.
 
         Args:
             paths: The files.
-            memory_for: Returns writable memory of so many bytes, or None where there is none. It
+            pinned_for: Returns writable memory of so many bytes, or None where there is none. It
                 is asked for several files together, and for each where it has none for these.
             starts: How files may begin.
 
@@ -99,7 +99,7 @@ class FileReader:
         self._open(_names(paths), count, LARGEST, address)
         views: list[memoryview | None] = [None] * count
         try:
-            views, places = _memory(table[1].tolist(), memory_for)
+            views, places = _memory(table[1].tolist(), pinned_for)
             table[2] = places
         finally:  # they are open
             self._read(count, address, *starts.arguments)
@@ -134,13 +134,13 @@ def _encoded(name: str) -> bytes:
 
 
 def _memory(
-    sizes: Sequence[int], memory_for: Callable[[int], memoryview | None]
+    sizes: Sequence[int], pinned_for: Callable[[int], memoryview | None]
 ) -> tuple[list[memoryview | None], list[int]]:
     """Return memory for each file that has a size, and its address; 0 where there is none."""
     views: list[memoryview | None] = [None] * len(sizes)
     addresses = [0] * len(sizes)
     for files, begins, size in _groups(sizes):
-        memory = memory_for(size) if len(files) > 1 else None
+        memory = pinned_for(size) if len(files) > 1 else None
         if memory is not None:
             address = _address(_byte(memory))
             for i, begin in zip(files, begins, strict=True):
@@ -148,7 +148,7 @@ def _memory(
                 addresses[i] = address + begin
             continue
         for i in files:
-            views[i] = memory = memory_for(sizes[i])
+            views[i] = memory = pinned_for(sizes[i])
             addresses[i] = 0 if memory is None else _address(_byte(memory))
     return views, addresses
 

@@ -38,6 +38,7 @@ from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
 from brimful.vision.decode import MemoryFor, decode_pixels
+from brimful.vision.device_frame import DeviceFrame
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
@@ -45,9 +46,8 @@ from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.heads.rows import Rows
 from brimful.vision.heads.select import select_each, select_nms_free
 from brimful.vision.heads.selected import Selected
+from brimful.vision.host_frame import HostFrame
 from brimful.vision.letterbox import letterbox
-from brimful.vision.picture import Picture
-from brimful.vision.surface import Surface
 
 DEBUG_NAMES = tuple(f"level{i}" for i in range(10))
 
@@ -85,10 +85,12 @@ class DebugSlot(HostSlot):
 
     encoded: dict[int, tuple[Encoded, Geometry]] = field(default_factory=dict)
 
-    def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
-        """Keep an image for the forward; it has no pictures or surfaces."""
+    def put(
+        self, position: int, image: Encoded | HostFrame | DeviceFrame, geometry: Geometry
+    ) -> None:
+        """Keep an image for the forward; it has no host frames or device frames."""
         if not isinstance(image, Encoded):
-            raise TypeError("this slot takes encoded images, not pictures or surfaces")
+            raise TypeError("this slot takes encoded images, not frames")
         self.encoded[position] = image, geometry
 
     def keep(self, positions: Sequence[int]) -> None:
@@ -111,9 +113,9 @@ class DebugRuntime:
 
     name = "debug"
     input_format: InputFormat = "hwc_u8"
-    ahead = 1
-    memory_for: MemoryFor | None = None
-    takes_picture: Callable[[Picture], bool] | None = None
+    prefetch = 1
+    pinned_for: MemoryFor | None = None
+    accepts_frame: Callable[[HostFrame], bool] | None = None
     video: VideoDevice | None = None
 
     def __init__(
@@ -122,7 +124,7 @@ class DebugRuntime:
         faults: DebugFaults | None = None,
         *,
         concurrency: int = 1,
-        eager: int | None = None,
+        partial_batches_below: int | None = None,
         encoded: EncodedMode | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -132,7 +134,8 @@ class DebugRuntime:
             options: Only `max_batch`, and with `encoded` also `postprocess`, matter.
             faults: Latency and faults.
             concurrency: Forwards in flight at once.
-            eager: Forwards below which a batch goes at once; `concurrency` by default.
+            partial_batches_below: Forwards below which a batch goes at once; `concurrency` by
+                default.
             encoded: Take JPEGs encoded, and what to do with them; None takes pixels only.
             sleep: Waits the latency, in seconds.
         """
@@ -149,7 +152,9 @@ class DebugRuntime:
         self.spec = ModelSpec(task="detect", head="nms_free", names=DEBUG_NAMES)
         self.max_batch = options.max_batch or 8
         self.concurrency = concurrency
-        self.eager = concurrency if eager is None else eager
+        self.partial_batches_below = (
+            concurrency if partial_batches_below is None else partial_batches_below
+        )
         self.batches: list[int] = []
         self._faults = faults or DebugFaults()
         self._encoded = encoded
@@ -160,7 +165,7 @@ class DebugRuntime:
         self._workers = ForwardWorkers(concurrency, name="debug")
 
     @property
-    def decodes(self) -> Callable[[Header], bool] | None:
+    def accepts_encoded(self) -> Callable[[Header], bool] | None:
         """With `encoded`: gray and colour JPEGs that need no rotation."""
         return None if self._encoded is None else _is_plain_jpeg
 

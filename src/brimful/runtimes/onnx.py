@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from brimful.cpus import available_cpus
 from brimful.errors import ModelError, UsageError
 from brimful.models.metadata import parse_metadata
 from brimful.models.model import Model
@@ -26,7 +27,6 @@ from brimful.runtimes.runtime import (
     Slot,
     new_input,
 )
-from brimful.runtimes.threads import available_cpus
 from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
@@ -37,10 +37,10 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     input_format: InputFormat = "chw_f32"
-    ahead = 1
-    decodes = None
-    takes_picture = None
-    memory_for = None
+    prefetch = 1
+    accepts_encoded = None
+    accepts_frame = None
+    pinned_for = None
     video: VideoDevice | None = None
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
@@ -57,7 +57,7 @@ class OnnxRuntime:
         self.spec: ModelSpec = read_spec(self._session, model)
         self._half = takes_half(self._session)
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
-        self.concurrency = self.eager = cpus
+        self.concurrency = self.partial_batches_below = cpus
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._workers = ForwardWorkers(self.concurrency, name="onnxruntime")

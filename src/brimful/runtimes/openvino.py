@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from brimful.cpus import available_cpus
 from brimful.errors import ModelError, UsageError
 from brimful.extras import require
 from brimful.memory.trim import trim
@@ -31,7 +32,6 @@ from brimful.runtimes.runtime import (
     Slot,
     new_input,
 )
-from brimful.runtimes.threads import available_cpus
 from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import ModelSpec, Size
@@ -56,10 +56,10 @@ class OpenVinoRuntime:
 
     name = "openvino"
     input_format: InputFormat = "hwc_u8"
-    ahead = 1
-    decodes = None
-    takes_picture = None
-    memory_for = None
+    prefetch = 1
+    accepts_encoded = None
+    accepts_frame = None
+    pinned_for = None
     video: VideoDevice | None = None
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
@@ -82,7 +82,7 @@ class OpenVinoRuntime:
         _replace_slices(ov, self._network)
         self.spec: ModelSpec = self._read_spec(model)
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
-        self.concurrency = self.eager = self._threads
+        self.concurrency = self.partial_batches_below = self._threads
         self._compiled: OrderedDict[tuple[Size, int], Any] = OrderedDict()
         self._lock = threading.Lock()
         self._workers = ForwardWorkers(self.concurrency, name=self.name)

@@ -51,7 +51,7 @@ def _onnxruntime_cuda(model: Model, options: RuntimeOptions) -> Runtime:
     feature = "The onnxruntime runtime on CUDA"
     require("torch", feature=feature, extra="onnxruntime-gpu")
     require("triton", feature=feature, extra="onnxruntime-gpu")
-    from brimful.runtimes.cuda.onnx_runtime import OnnxCudaRuntime
+    from brimful.runtimes.cuda.onnx.runtime import OnnxCudaRuntime
 
     return OnnxCudaRuntime(model, options)
 

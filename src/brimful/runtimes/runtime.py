@@ -2,8 +2,8 @@
 
 A slot takes an image in one of two ways: as pixels, which the engine letterboxes into a row of
 `Slot.inputs`, or with `Slot.put`, for a runtime that letterboxes on its device: encoded, if it
-decodes there, as a picture, if it converts frames there that the host has decoded, or as a surface,
-if it decodes videos there (`Runtime.video`).
+decodes there; as a host frame, if it converts frames there that the host has decoded; or as a
+device frame, if it decodes videos there (`Runtime.video`).
 Likewise a forward has one of two results: the head's outputs, from which the host selects, or
 rows that the device selected already (`Selected`).
 """
@@ -22,13 +22,13 @@ from brimful.runtimes.video import VideoDevice
 from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.decode import MemoryFor
+from brimful.vision.device_frame import DeviceFrame
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.heads.selected import Selected
-from brimful.vision.picture import Picture
-from brimful.vision.surface import Surface
+from brimful.vision.host_frame import HostFrame
 
 Outputs = Sequence[NDArray[np.float32]] | Selected
 """float32 arrays as `ModelSpec.head` lays them out, the first axis the batch; or what the device
@@ -136,16 +136,18 @@ class Slot(Protocol):
         """Images the slot holds at most."""
         ...
 
-    def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
+    def put(
+        self, position: int, image: Encoded | HostFrame | DeviceFrame, geometry: Geometry
+    ) -> None:
         """Take an image that the device shall decode or convert, or has decoded.
 
-        Called only for images that `Runtime.decodes` takes, pictures that `Runtime.takes_picture`
-        takes, and surfaces of `Runtime.video`. An image whose data turns out to be damaged is
-        reported in `Selected.errors`, and hurts none of its neighbours.
+        Called only for images that `Runtime.accepts_encoded` takes, host frames that
+        `Runtime.accepts_frame` takes, and device frames of `Runtime.video`. An image whose data
+        turns out to be damaged is reported in `Selected.errors`, and hurts none of its neighbours.
 
         Args:
             position: Its place in the batch.
-            image: The file, the picture or the surface, which is kept until `clear`.
+            image: The file, the host frame or the device frame, which is kept until `clear`.
             geometry: Where it lies on the canvas.
         """
         ...
@@ -187,9 +189,11 @@ class HostSlot:
         """Images the slot holds at most."""
         return len(self.inputs)
 
-    def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
+    def put(
+        self, position: int, image: Encoded | HostFrame | DeviceFrame, geometry: Geometry
+    ) -> None:
         """Refuse: the runtime says that it decodes nothing."""
-        raise TypeError("this slot takes pixels: no encoded images, pictures or surfaces")
+        raise TypeError("this slot takes pixels: no encoded images or frames")
 
     def place(self, position: int, geometry: Geometry) -> None:
         """Do nothing: the host takes results to the original image."""
@@ -213,9 +217,11 @@ class Runtime(Protocol):
         input_format: What a slot's input holds.
         max_batch: Images a slot holds.
         concurrency: Forwards worth having in flight; fewer leave the device idle.
-        eager: Forwards in flight below which a batch goes at once, full or not. A device on which
-            several do not run faster than one says 1: what comes meanwhile becomes one batch.
-        ahead: Batches worth submitting beyond `concurrency`, for the runtime to prepare meanwhile.
+        partial_batches_below: Forwards in flight below which a batch goes at once, full or not. A
+            device on which several do not run faster than one says 1: what comes meanwhile becomes
+            one batch.
+        prefetch: Batches worth submitting beyond `concurrency`, for the runtime to prepare
+            meanwhile.
     """
 
     name: str
@@ -223,16 +229,16 @@ class Runtime(Protocol):
     input_format: InputFormat
     max_batch: int
     concurrency: int
-    eager: int
-    ahead: int
+    partial_batches_below: int
+    prefetch: int
 
     @property
     def video(self) -> VideoDevice | None:
-        """What decodes videos so that slots take their frames as surfaces; None for nothing."""
+        """What decodes videos to device frames, which slots take; None for nothing."""
         ...
 
     @property
-    def decodes(self) -> Callable[[Header], bool] | None:
+    def accepts_encoded(self) -> Callable[[Header], bool] | None:
         """Tells whether slots take an image of this header encoded; None when they never do.
 
         The header has a size. What is not taken comes as pixels, also into the same batch.
@@ -240,15 +246,15 @@ class Runtime(Protocol):
         ...
 
     @property
-    def takes_picture(self) -> Callable[[Picture], bool] | None:
-        """Tells whether slots take a picture as it is; None when they never do.
+    def accepts_frame(self) -> Callable[[HostFrame], bool] | None:
+        """Tells whether slots take a host frame as it is; None when they never do.
 
         Asked for every frame. What is not taken comes as pixels, also into the same batch.
         """
         ...
 
     @property
-    def memory_for(self) -> MemoryFor | None:
+    def pinned_for(self) -> MemoryFor | None:
         """Gives memory from which the device reads an encoded image fastest; None: any will do."""
         ...
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from brimful.cpus import available_cpus
 from brimful.errors import UsageError
 from brimful.extras import require
 from brimful.models.checkpoint import load_checkpoint
@@ -27,7 +28,6 @@ from brimful.runtimes.runtime import (
     new_input,
 )
 from brimful.runtimes.script import load_script
-from brimful.runtimes.threads import available_cpus
 from brimful.runtimes.video import VideoDevice
 from brimful.runtimes.workers import ForwardWorkers
 from brimful.spec import Size
@@ -44,13 +44,13 @@ class TorchRuntime:
     """Executes a network in eager PyTorch."""
 
     input_format: InputFormat = "hwc_u8"
-    decodes = None
-    takes_picture = None
-    memory_for = None
+    accepts_encoded = None
+    accepts_frame = None
+    pinned_for = None
     video: VideoDevice | None = None
     concurrency = 1
-    eager = 1
-    ahead = 1
+    partial_batches_below = 1
+    prefetch = 1
 
     def __init__(self, model: Model, options: RuntimeOptions) -> None:
         """Load a checkpoint or a TorchScript file onto a device.

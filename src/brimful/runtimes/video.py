@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from brimful.errors import BrimfulError
-from brimful.vision.surface import Surface
+from brimful.vision.device_frame import DeviceFrame
 
-TakeFrame = Callable[[Any, int], Surface]
+TakeFrame = Callable[[Any, int], DeviceFrame]
 """Takes a decoded `av.VideoFrame` and the quarter turns, counter-clockwise, after which it is
 upright. The frame may be dropped when this returns."""
 

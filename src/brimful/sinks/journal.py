@@ -13,7 +13,7 @@ import orjson
 
 from brimful.errors import BrimfulError, UsageError
 from brimful.sinks.done import DoneSet
-from brimful.sinks.write_back import begin_write_back
+from brimful.sinks.flush_ahead import flush_ahead
 
 _BLOCK = 1 << 16
 
@@ -98,7 +98,7 @@ class Journal:
         self._size += len(lines)
         whole = self._size - self._size % _PIECE  # a page that is appended to is not written twice
         if whole > self._begun:
-            begin_write_back(self._descriptor, self._begun, whole - self._begun)
+            flush_ahead(self._descriptor, self._begun, whole - self._begun)
             self._begun = whole
 
     def sync(self) -> None:

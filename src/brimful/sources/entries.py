@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from brimful.errors import ImageError, MissingExtraError, UsageError
 from brimful.runtimes.video import VideoDevice
+from brimful.sources.adaptive_chunks import gather
 from brimful.sources.content import kind_of_content
 from brimful.sources.frames import read_frames
-from brimful.sources.gather import gather
 from brimful.sources.image import SourceImage
 from brimful.sources.key import join, printable
 from brimful.sources.skipped import Skipped

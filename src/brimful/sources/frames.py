@@ -18,8 +18,8 @@ from brimful.errors import ImageError
 from brimful.extras import require
 from brimful.runtimes.video import VideoDevice, VideoRefusedError
 from brimful.sources.announced import announced_bytes, announced_frames, lacks
-from brimful.vision.picture import Picture
-from brimful.vision.surface import Surface
+from brimful.vision.device_frame import DeviceFrame
+from brimful.vision.host_frame import HostFrame
 
 _log = logging.getLogger("brimful")
 
@@ -37,14 +37,14 @@ class Frame:
     Attributes:
         number: Position in the video, from 0, counted before any stride.
         pts_ms: Presentation time in milliseconds by the time base of the stream, if it has one.
-        payload: The picture with the rotation of the container applied, on the host, to be
+        payload: The host frame with the rotation of the container applied, on the host, to be
             converted, or on the device that decoded it; None when the caller asked to leave the
             frame out, or the reason why the video ends here.
     """
 
     number: int
     pts_ms: float | None
-    payload: Picture | Surface | ImageError | None
+    payload: HostFrame | DeviceFrame | ImageError | None
 
 
 def read_frames(
@@ -64,7 +64,7 @@ def read_frames(
         device: What decodes the video if it can; it is told when it cannot.
 
     Raises:
-        ImageError: The video cannot be opened or holds no pictures.
+        ImageError: The video cannot be opened or holds no host frames.
         MissingExtraError: PyAV is not installed.
     """
     av = require("av", feature="reading videos", extra="video")
@@ -151,7 +151,7 @@ def _on_host(
         try:
             for number, frame in enumerate(_decode(path, container, stream)):
                 if number >= first and number % stride == 0:
-                    payload = None if leave_out(number) else Picture(frame, _quarter_turns(frame))
+                    payload = None if leave_out(number) else HostFrame(frame, _quarter_turns(frame))
                     yield Frame(number, _milliseconds(frame), payload)
         except (av.FFmpegError, EOFError) as error:
             good = max(number + 1, first)

@@ -1,27 +1,27 @@
-"""SourceImage: one picture on its way, before anything was decoded."""
+"""SourceImage: one host frame on its way, before anything was decoded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from brimful.vision.picture import Picture
+from brimful.vision.device_frame import DeviceFrame
+from brimful.vision.host_frame import HostFrame
 from brimful.vision.pixels import Pixels
-from brimful.vision.surface import Surface
 
-Payload = str | Path | bytes | Pixels | Picture | Surface | Exception
+Payload = str | Path | bytes | Pixels | HostFrame | DeviceFrame | Exception
 """What a source brings of an image, see `SourceImage`."""
 
 
 @dataclass(slots=True, kw_only=True)
 class SourceImage:
-    """One picture on its way.
+    """One host frame on its way.
 
     Attributes:
         index: Position in the source, from 0, without gaps; what a resumed job
             leaves out keeps its index.
         key: The name results carry: the path relative to the source, with forward slashes.
-        payload: The path of a file to read, encoded bytes, decoded pixels, a picture of a video
+        payload: The path of a file to read, encoded bytes, decoded pixels, a host frame of a video
             that is to be converted or is on the device that the source was given, or the reason
             why there is none. Sources of files give paths as text: a Path an image is dear by the
             million.

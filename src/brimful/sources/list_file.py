@@ -9,8 +9,8 @@ from pathlib import Path
 from brimful.errors import ImageError, UsageError
 from brimful.sources.entries import EntriesSource, FileOptions, named
 from brimful.sources.key import join, printable
-from brimful.sources.once import once
 from brimful.sources.pattern import has_magic, split_pattern
+from brimful.sources.unique_keys import once
 from brimful.sources.walk import CHUNK, Entry, holds_any, walk
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")

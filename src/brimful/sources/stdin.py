@@ -9,7 +9,7 @@ from typing import BinaryIO
 from brimful.errors import UsageError
 from brimful.sources.entries import EntriesSource, FileOptions, named
 from brimful.sources.list_file import UTF16
-from brimful.sources.once import once
+from brimful.sources.unique_keys import once
 from brimful.sources.walk import Entry
 
 _CHUNK = 1 << 16

@@ -3,10 +3,10 @@
 JPEGs, which are nearly all, go through `brimful.vision.jpeg`; everything else goes through OpenCV,
 HEIC excepted, which needs pillow-heif (extra `heif`). The content decides what an image is, never
 its name. The size in the header is checked before a pixel is allocated, so a small file that
-claims to be a huge picture is refused and not decoded; and pixels that are more than the header
+claims to be a huge host frame is refused and not decoded; and pixels that are more than the header
 said are refused as well.
 
-What counts as damaged. An image with data missing is an error and never a half-gray picture: a
+What counts as damaged. An image with data missing is an error and never a half-gray host frame: a
 JPEG without its end marker or with a scan that ends early (older OpenCV fills the rest with
 gray), a PNG without its IEND chunk, a WebP shorter than its RIFF header says, and whatever
 OpenCV refuses. Harmless oddities that every viewer accepts are accepted: bytes after the end of
@@ -106,14 +106,14 @@ def decode(payload: str | Path | bytes, limits: DecodeLimits = DecodeLimits()) -
 def read_encoded(
     payload: str | Path | bytes,
     limits: DecodeLimits = DecodeLimits(),
-    memory_for: MemoryFor | None = None,
+    pinned_for: MemoryFor | None = None,
 ) -> Encoded:
     """Read an image and check all that can be checked without decoding it.
 
     Args:
         payload: A file, or the encoded bytes.
         limits: What is too large.
-        memory_for: Gives the memory to read a file into, as `Runtime.memory_for`.
+        pinned_for: Gives the memory to read a file into, as `Runtime.pinned_for`.
 
     Raises:
         ImageError: The file cannot be read, is no image, is visibly truncated or exceeds the
@@ -121,7 +121,7 @@ def read_encoded(
     """
     if isinstance(payload, bytes):
         return check_encoded(payload, limits)
-    return check_encoded(read_file(payload, limits, memory_for), limits)
+    return check_encoded(read_file(payload, limits, pinned_for), limits)
 
 
 def check_encoded(data: bytes | memoryview, limits: DecodeLimits = DecodeLimits()) -> Encoded:
@@ -161,14 +161,14 @@ def decode_pixels(encoded: Encoded) -> Pixels:
 
 
 def read_file(
-    path: str | Path, limits: DecodeLimits = DecodeLimits(), memory_for: MemoryFor | None = None
+    path: str | Path, limits: DecodeLimits = DecodeLimits(), pinned_for: MemoryFor | None = None
 ) -> bytes | memoryview:
     """Read a whole file with one open and, on local disks, one read.
 
     Args:
         path: The file.
         limits: What is too large.
-        memory_for: Gives memory to read to, as `Runtime.memory_for`; what it has none for, and
+        pinned_for: Gives memory to read to, as `Runtime.pinned_for`; what it has none for, and
             what is no ordinary file, comes as bytes.
 
     Raises:
@@ -183,7 +183,7 @@ def read_file(
         # interpreter more than the seek. Whatever looks odd is looked at again, with care.
         size = os.lseek(descriptor, 0, os.SEEK_END)
         if 0 < size <= min(limits.max_bytes, _ORDINARY):
-            memory = None if memory_for is None else memory_for(size)
+            memory = None if pinned_for is None else pinned_for(size)
             if memory is not None:
                 if os.preadv(descriptor, [memory], 0) == size:
                     return memory

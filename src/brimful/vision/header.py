@@ -33,7 +33,7 @@ _SEGMENT = struct.Struct(">BBH").unpack_from
 _FRAME = struct.Struct(">HHB").unpack_from
 
 
-# Pictures of one camera or one program begin with the same bytes: what was read of them is kept.
+# HostFrames of one camera or one program begin with the same bytes: what was read of them is kept.
 _KEY = 192  # holds the size and the tables before it, where nothing else comes first
 _LONGEST_KEPT = 4096
 _KEPT = 256

@@ -6,7 +6,7 @@ copies, and the GIL is released), but it takes any oddity for an error. Pillow t
 ones from damage. All three have libjpeg-turbo inside, with the same settings.
 
 Damaged EXIF is read in as many ways as there are programs. What OpenCV makes of it is found out
-with a picture of a few pixels that has the same EXIF.
+with a host frame of a few pixels that has the same EXIF.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def classify_crop(image: Pixels, out: NDArray[Any]) -> None:
     left = round((size[1] - width) / 2)
     if size != (rows, columns):
         # the resize treats channels alike, so that BGR may pass for Pillow's RGB
-        picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+        host_frame = Image.fromarray(image[..., 0] if channels == 1 else image)
         box = None
         if max(size) > LONGEST_RESIZED * min(size):
             down, across = rows / size[0], columns / size[1]
@@ -105,7 +105,7 @@ def classify_crop(image: Pixels, out: NDArray[Any]) -> None:
             bottom = min((top + height) * down, rows)
             box = (left * across, top * down, right, bottom)
             size, top, left = (height, width), 0, 0
-        image = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR, box))
+        image = np.asarray(host_frame.resize(size[::-1], Image.Resampling.BILINEAR, box))
         image = image.reshape(*size, channels)
     image = image[top : top + height, left : left + width]
     if out.dtype == np.uint8:

@@ -88,7 +88,7 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _largest_ispe(data: bytes) -> Size | None:
-    """Return the largest size of all images in a file: the picture, its tiles and thumbnails."""
+    """Return the largest size of all images in a file: the host frame, its tiles and thumbnails."""
     found: Size | None = None
     for kind, begin, end in _boxes(data, 0, len(data)):
         if kind != b"meta":

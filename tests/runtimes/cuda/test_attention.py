@@ -117,7 +117,7 @@ def assert_attended(found: Any, x: Any, residual: Any, shape: dict[str, Any]) ->
 def test_attention(
     heads: int, key_dim: int, head_dim: int, size: tuple[int, int], dtype: Any
 ) -> None:
-    from brimful.runtimes.cuda.attention import attention
+    from brimful.runtimes.cuda.network.attention import attention
 
     x = random_map(2, heads * (head_dim + 2 * key_dim), *size, dtype=dtype)
     out = random_map(2, heads * head_dim, *size, seed=1, dtype=dtype)
@@ -127,7 +127,7 @@ def test_attention(
 
 
 def test_slices_of_channels_a_residual_and_float_output() -> None:
-    from brimful.runtimes.cuda.attention import attention
+    from brimful.runtimes.cuda.network.attention import attention
 
     shape = {"heads": 2, "key_dim": 16, "head_dim": 32, "scale": 0.4}
     wide_in, wide_out = random_map(2, 160, 9, 8), random_map(2, 96, 9, 8, seed=1)
@@ -145,7 +145,7 @@ def test_slices_of_channels_a_residual_and_float_output() -> None:
 
 def test_scores_beyond_the_range_of_exp() -> None:
     """The largest score comes last, and without it the exponential would be infinite."""
-    from brimful.runtimes.cuda.attention import attention
+    from brimful.runtimes.cuda.network.attention import attention
 
     shape = {"heads": 1, "key_dim": 16, "head_dim": 16, "scale": 0.25}
     x = random_map(1, 48, 10, 20)
@@ -159,7 +159,7 @@ def test_scores_beyond_the_range_of_exp() -> None:
 
 
 def test_an_image_does_not_depend_on_its_neighbours() -> None:
-    from brimful.runtimes.cuda.attention import attention
+    from brimful.runtimes.cuda.network.attention import attention
 
     shape = {"heads": 2, "key_dim": 32, "head_dim": 64, "scale": 32**-0.5}
     x = random_map(5, 256, 9, 12)
@@ -176,7 +176,7 @@ def test_an_image_does_not_depend_on_its_neighbours() -> None:
 
 
 def test_what_the_kernel_cannot_read_is_refused() -> None:
-    from brimful.runtimes.cuda.attention import attention
+    from brimful.runtimes.cuda.network.attention import attention
 
     shape = {"heads": 1, "key_dim": 16, "head_dim": 16, "scale": 1.0}
     out = random_map(1, 16, 4, 4)
@@ -192,7 +192,7 @@ def test_what_the_kernel_cannot_read_is_refused() -> None:
 
 def not_launching() -> Any:
     """Return a launcher that leaves undone what it is asked to launch."""
-    from brimful.runtimes.cuda.launcher import Launcher
+    from brimful.cuda.launcher import Launcher
 
     class Idle(Launcher):
         def __call__(self, launch: Any) -> None:
@@ -253,9 +253,9 @@ LAYERS = [  # each takes seconds in the interpreter
 def test_blocks_agree_with_the_network(
     name: str, index: int, dtype: Any, size: tuple[int, int]
 ) -> None:
-    from brimful.runtimes.cuda.fuse import fuse
-    from brimful.runtimes.cuda.launcher import Launcher
-    from brimful.runtimes.cuda.network import _lower
+    from brimful.cuda.launcher import Launcher
+    from brimful.runtimes.cuda.network.fuse import fuse
+    from brimful.runtimes.cuda.network.network import _lower
 
     path = shared("models", name) if name.endswith(".pt") else saved(name)
     lowered = copy.deepcopy(loaded(path))
@@ -282,8 +282,8 @@ def test_blocks_agree_with_the_network(
 
 @pytest.mark.parametrize("name", ["yolo26n.yaml", "yolo11n.yaml", "yolo26n-seg.yaml"])
 def test_below_the_head_only_our_kernels_are_launched(name: str) -> None:
-    from brimful.runtimes.cuda.fuse import fuse
-    from brimful.runtimes.cuda.network import _lower
+    from brimful.runtimes.cuda.network.fuse import fuse
+    from brimful.runtimes.cuda.network.network import _lower
 
     network = copy.deepcopy(loaded(saved(name)))
     _lower(network, torch.float16)
@@ -301,9 +301,9 @@ def test_below_the_head_only_our_kernels_are_launched(name: str) -> None:
 
 def test_an_inner_block_that_is_not_known_is_copied_into_place() -> None:
     """Parts of a chain that do not write where they are told still end up there."""
-    from brimful.runtimes.cuda.fuse import fuse
-    from brimful.runtimes.cuda.launcher import Launcher
-    from brimful.runtimes.cuda.network import _lower
+    from brimful.cuda.launcher import Launcher
+    from brimful.runtimes.cuda.network.fuse import fuse
+    from brimful.runtimes.cuda.network.network import _lower
 
     class Negate(nn.Module):
         def forward(self, x: Any) -> Any:
@@ -347,8 +347,8 @@ def test_heads_of_other_widths_stay_and_are_right(width: int) -> None:
     """48 channels a head are no power of two."""
     from ultralytics.nn.modules.block import C2PSA
 
-    from brimful.runtimes.cuda.fuse import fuse
-    from brimful.runtimes.cuda.launcher import Launcher
+    from brimful.cuda.launcher import Launcher
+    from brimful.runtimes.cuda.network.fuse import fuse
 
     torch.manual_seed(0)
     block = without_normalisation(C2PSA(width, width, 2)).half().to(DEVICE)
@@ -367,8 +367,8 @@ def test_heads_of_other_widths_stay_and_are_right(width: int) -> None:
 def test_a_block_without_shortcuts(shortcut: bool) -> None:
     from ultralytics.nn.modules.block import PSABlock
 
-    from brimful.runtimes.cuda.fuse import fuse
-    from brimful.runtimes.cuda.launcher import Launcher
+    from brimful.cuda.launcher import Launcher
+    from brimful.runtimes.cuda.network.fuse import fuse
 
     torch.manual_seed(0)
     block = without_normalisation(PSABlock(64, num_heads=2, shortcut=shortcut)).half().to(DEVICE)
@@ -387,8 +387,8 @@ def test_a_block_without_shortcuts(shortcut: bool) -> None:
 def test_namesakes_without_a_part_stay(missing: str) -> None:
     from ultralytics.nn.modules.block import C2PSA
 
-    from brimful.runtimes.cuda.fuse import fuse
-    from brimful.runtimes.cuda.launcher import Launcher
+    from brimful.cuda.launcher import Launcher
+    from brimful.runtimes.cuda.network.fuse import fuse
 
     block = without_normalisation(C2PSA(128, 128)).half()
     owner = next(module for module in reversed([*block.modules()]) if hasattr(module, missing))

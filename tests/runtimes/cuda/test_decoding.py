@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from brimful.runtimes.cuda import decoding, file_memory, loader
-from brimful.runtimes.cuda.decoding import Decoding, runs
-from brimful.runtimes.cuda.file_memory import FileMemory
-from brimful.runtimes.cuda.loader import Loader
-from brimful.runtimes.cuda.plan import Plans, room
+from brimful.runtimes.cuda.input.decoding import Decoding, runs
+from brimful.runtimes.cuda.input.loader import Loader
+from brimful.runtimes.cuda.input.pinned_files import PinnedFiles
+from brimful.runtimes.cuda.input.plan import Plans, room
 from brimful.runtimes.cuda.slot import CudaSlot
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.cuda.jpeg import GOOD, JpegDecoder
@@ -103,7 +103,7 @@ def stream() -> Any:
     return SimpleNamespace(device="here", synchronize=lambda: None)
 
 
-def picture(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
+def host_frame(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (-(-size[0] // 8), -(-size[1] // 8), 3), np.uint8)
     return coarse.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
@@ -113,7 +113,7 @@ def jpeg(seed: int, size: tuple[int, int] = (60, 80), orientation: int = 1) -> b
     exif = Image.Exif()
     exif[0x0112] = orientation
     target = io.BytesIO()
-    Image.fromarray(picture(seed, size)).save(target, "JPEG", quality=90, exif=exif)
+    Image.fromarray(host_frame(seed, size)).save(target, "JPEG", quality=90, exif=exif)
     return target.getvalue()
 
 
@@ -170,7 +170,7 @@ def loaded(
 
 
 def test_files_from_anywhere_land_in_their_rows(made: list[int]) -> None:
-    memory = FileMemory()
+    memory = PinnedFiles()
     files: list[Any] = [jpeg(1), jpeg(2, (31, 64)), jpeg(3, orientation=6), jpeg(4, (90, 40))]
     for i in (0, 2, 3):
         part = memory.take(len(files[i]))
@@ -200,7 +200,7 @@ def test_files_from_anywhere_land_in_their_rows(made: list[int]) -> None:
 def test_an_address_that_is_known_is_not_asked_for(
     made: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = FileMemory()
+    memory = PinnedFiles()
     part = memory.take(1000)
     assert part is not None
     address = ctypes.addressof(ctypes.c_char.from_buffer(part))

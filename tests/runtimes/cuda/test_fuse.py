@@ -28,8 +28,8 @@ def network(path: Path) -> Any:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_outputs_as_the_network(name: str) -> None:
-    from brimful.runtimes.cuda.fuse import Launcher, fuse
-    from brimful.runtimes.cuda.network import _lower
+    from brimful.runtimes.cuda.network.fuse import Launcher, fuse
+    from brimful.runtimes.cuda.network.network import _lower
 
     plain = network(saved(name))
     fused = copy.deepcopy(plain)
@@ -73,8 +73,8 @@ class Given(nn.Module):
 
 
 def test_the_head_selects_and_decodes_as_the_reference_does() -> None:
-    from brimful.runtimes.cuda.fuse import Launcher
-    from brimful.runtimes.cuda.head import NmsFreeHead
+    from brimful.runtimes.cuda.network.fuse import Launcher
+    from brimful.runtimes.cuda.network.head import NmsFreeHead
 
     head = network(saved("yolo26n.yaml")).model[-1]
     head.max_det = 50
@@ -95,7 +95,7 @@ def test_the_head_selects_and_decodes_as_the_reference_does() -> None:
 
 
 def test_unknown_blocks_stay() -> None:
-    from brimful.runtimes.cuda.fuse import Launcher, fuse
+    from brimful.runtimes.cuda.network.fuse import Launcher, fuse
 
     class Odd(nn.Module):
         def __init__(self) -> None:

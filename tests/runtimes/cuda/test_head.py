@@ -27,8 +27,8 @@ class Given(nn.Module):
 
 def head_of(boxes: list[Any], scores: list[Any], max_det: int) -> Any:
     """Return a head whose branches give these maps (batch, channels, height, width)."""
-    from brimful.runtimes.cuda.fuse import Launcher
-    from brimful.runtimes.cuda.head import NmsFreeHead
+    from brimful.runtimes.cuda.network.fuse import Launcher
+    from brimful.runtimes.cuda.network.head import NmsFreeHead
 
     def branches(maps: list[Any]) -> list[nn.Module]:
         return [nn.Sequential(Given(one.to(DEVICE))) for one in maps]
@@ -123,7 +123,7 @@ def test_the_last_bit_decides(sign: int) -> None:
 def test_more_anchors_and_rows_than_are_looked_at_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from brimful.runtimes.cuda import pairs
+    from brimful.runtimes.cuda.network import topk as pairs
 
     monkeypatch.setattr(pairs, "CHUNK", 64)
     monkeypatch.setattr(pairs, "ROWS", 16)
@@ -190,7 +190,7 @@ def test_neighbours_change_no_bit() -> None:
 
 def test_every_image_works_in_memory_of_its_own() -> None:
     """Programs run at the same time on a device, and one after the other in the interpreter."""
-    from brimful.runtimes.cuda.pairs import best_pairs, best_scores
+    from brimful.runtimes.cuda.network.topk import best_pairs, best_scores
 
     logits = torch.randn(3, 40, 6, generator=torch.Generator().manual_seed(10)).to(DEVICE)
     best = torch.zeros(3, 40, dtype=torch.int32, device=DEVICE)

@@ -67,7 +67,7 @@ def assert_close(found: Any, wanted: Any) -> None:
     ],
 )
 def test_convolution(channels_in: int, channels_out: int, kernel: int, stride: int) -> None:
-    from brimful.runtimes.cuda.conv import conv
+    from brimful.runtimes.cuda.network.conv import conv
 
     x = half(2, channels_in, *ODD)
     weight = half(channels_out, channels_in, kernel, kernel, seed=1) * 0.1
@@ -80,7 +80,7 @@ def test_convolution(channels_in: int, channels_out: int, kernel: int, stride: i
 
 
 def test_slices_of_channels_residual_and_float_output() -> None:
-    from brimful.runtimes.cuda.conv import conv
+    from brimful.runtimes.cuda.network.conv import conv
 
     wide_in, wide_out, shortcut = half(2, 48, *ODD), half(2, 64, *ODD, seed=2), half(2, 40, *ODD)
     x, residual = wide_in[:, 16:32], shortcut[:, 8:32]
@@ -100,7 +100,7 @@ def test_slices_of_channels_residual_and_float_output() -> None:
 
 @pytest.mark.gpu  # Triton's interpreter multiplies the bit patterns of bfloat16
 def test_bfloat16() -> None:
-    from brimful.runtimes.cuda.conv import conv
+    from brimful.runtimes.cuda.network.conv import conv
 
     x, weight = half(1, 32, *ODD).bfloat16(), (half(32, 32, 1, 1, seed=1) * 0.1).bfloat16()
     bias = torch.zeros(32, device=TORCH_DEVICE)
@@ -112,7 +112,7 @@ def test_bfloat16() -> None:
 
 @pytest.mark.parametrize(("channels", "kernel", "stride"), [(80, 3, 1), (64, 5, 2), (24, 7, 1)])
 def test_depthwise_convolution(channels: int, kernel: int, stride: int) -> None:
-    from brimful.runtimes.cuda.conv import depthwise
+    from brimful.runtimes.cuda.network.conv import depthwise
 
     x = half(2, channels, *ODD)
     weight = half(channels, 1, kernel, kernel, seed=1)
@@ -125,7 +125,7 @@ def test_depthwise_convolution(channels: int, kernel: int, stride: int) -> None:
 
 
 def test_a_pixel_does_not_depend_on_the_batch() -> None:
-    from brimful.runtimes.cuda.conv import conv
+    from brimful.runtimes.cuda.network.conv import conv
 
     x = half(5, 64, *ODD)
     weight, bias = packed(half(96, 64, 3, 3, seed=1)), torch.ones(96, device=TORCH_DEVICE)
@@ -142,7 +142,7 @@ def test_a_pixel_does_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("scale", [1, 2])
 def test_spread(scale: int) -> None:
-    from brimful.runtimes.cuda.layout import spread
+    from brimful.runtimes.cuda.network.layout import spread
 
     x, out = half(2, 72, *ODD), half(2, 80, scale * ODD[0], scale * ODD[1], seed=1)
     before = out.clone()
@@ -153,7 +153,7 @@ def test_spread(scale: int) -> None:
 
 
 def test_max_pool() -> None:
-    from brimful.runtimes.cuda.layout import max_pool
+    from brimful.runtimes.cuda.network.layout import max_pool
 
     x, out = half(2, 40, *ODD), half(2, 40, *ODD, seed=1)
     x[0, 3, 2, 2] = float("nan")

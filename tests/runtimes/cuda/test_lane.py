@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from brimful.runtimes.cuda import lane as lane_module
-from brimful.runtimes.cuda.driver import buckets
+from brimful.runtimes.cuda.feeder import buckets
 from brimful.runtimes.cuda.lane import Lane
 
 
@@ -77,8 +77,8 @@ def lane_with(
     monkeypatch.setattr(lane_module, "capture", capture)
     lane = Lane.__new__(Lane)
     network_of_lane: Any = network
-    turns: Any = SimpleNamespace(pool="pool")
-    lane._network, lane._captures, lane._turns = network_of_lane, captures, turns
+    sequencer: Any = SimpleNamespace(pool="pool")
+    lane._network, lane._captures, lane._sequencer = network_of_lane, captures, sequencer
     lane.live, lane.live_host = torch.zeros(1), torch.tensor([2.0])
     return lane, graphs
 
@@ -152,9 +152,9 @@ def test_what_a_forward_left_is_there_again_while_its_turn_is_held(
     monkeypatch.setattr(torch.cuda, "stream", nullcontext)
     lane = Lane.__new__(Lane)
     stream: Any = SimpleNamespace(synchronize=synchronize)
-    turns: Any = SimpleNamespace(next=next_turn)
+    sequencer: Any = SimpleNamespace(next=next_turn)
     graph: Any = SimpleNamespace(replay=replay)
-    lane.stream, lane.finished, lane._turns = stream, "finished", turns
+    lane.stream, lane.finished, lane._sequencer = stream, "finished", sequencer
     with lane.again(graph):
         assert shared == ["this lane's"]
         assert held == [stream]

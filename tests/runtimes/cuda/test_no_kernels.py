@@ -57,7 +57,7 @@ def test_what_does_not_is_not() -> None:
 
 
 def network(*, fused: bool = True) -> Any:
-    from brimful.runtimes.cuda.network import CudaNetwork
+    from brimful.runtimes.cuda.network.network import CudaNetwork
 
     model = open_model(saved("yolo26n.yaml"), ModelOptions())
     return CudaNetwork(model, "fp16", torch.device("cpu"), fused=fused)
@@ -95,11 +95,12 @@ def test_letterbox_and_selection() -> None:
     describe(table[0], pixels.ctypes.data, (36, 3, 1), whole, 0)
     images = torch.empty((1, 3, 32, 64)).contiguous(memory_format=torch.channels_last)
     spec = ModelSpec(task="detect", head="nms_free", names=("a", "b"))
-    select = DeviceSelect(spec, PostprocessConfig(conf=0.5, classes=(1,)), 1, 3, "cpu")
+    select = DeviceSelect(spec, PostprocessConfig(conf=0.5), 1, 3, "cpu")
     output = torch.tensor([[[1.0, 2, 3, 4, 0.9, 1], [1, 2, 3, 4, 0.8, 0], [1, 2, 3, 4, 0.4, 1]]])
     live = torch.ones(1, dtype=torch.int32)
     with torch.inference_mode(), np.errstate(all="ignore"), Dispatched() as seen:
         letterbox(torch.from_numpy(table), images, count=1)
+        select.configure([PostprocessConfig(conf=0.5, classes=(1,))])
         select.launch(output, live)
     assert images[0, :, 0, 0].tolist() == pytest.approx([114 / 255] * 3)
     assert select.found(1).tolist() == [1]

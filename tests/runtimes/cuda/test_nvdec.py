@@ -1,4 +1,4 @@
-"""Frames of videos as surfaces, down to the canvas: the pixels of PyAV and OpenCV, without a GPU.
+"""Device frames of videos, down to the canvas: the pixels of PyAV and OpenCV, without a GPU.
 
 A frame of PyAV's own decoder, as NV12 in host memory, plays one that NVDEC left on the device.
 """
@@ -79,10 +79,10 @@ def frames(tmp_path_factory) -> list[Any]:
         return list(container.decode(video=0))
 
 
-def surface(frame: Any, turns: int = 0) -> Any:
+def device_frame(frame: Any, turns: int = 0) -> Any:
     import torch
 
-    from brimful.runtimes.cuda.video import surface_of
+    from brimful.runtimes.cuda.input.video import surface_of
 
     return surface_of(frame, turns, lambda shape: torch.empty(shape, dtype=torch.uint8))
 
@@ -90,7 +90,7 @@ def surface(frame: Any, turns: int = 0) -> Any:
 @on_x86
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_a_surface_is_what_the_cpu_path_gives(frames, turns):
-    found = surface(DeviceFrame.of(frames[2]), turns)
+    found = device_frame(DeviceFrame.of(frames[2]), turns)
     expected = np.rot90(frames[2].to_ndarray(format="bgr24"), turns)
     assert found.size == expected.shape[:2]
     assert found.nbytes == found.memory.numel()
@@ -108,7 +108,7 @@ def test_surfaces_land_on_the_canvas_as_pixels_do(frames):
     """A slot of both kinds, in the letterbox kernel, against OpenCV."""
     import torch
 
-    from brimful.runtimes.cuda.loader import Loader
+    from brimful.runtimes.cuda.input.loader import Loader
     from brimful.runtimes.cuda.slot import CudaSlot
     from brimful.vision.cuda.letterbox import letterbox
 
@@ -116,7 +116,7 @@ def test_surfaces_land_on_the_canvas_as_pixels_do(frames):
     slot = CudaSlot((64, 64), 4, 3)
     expected = np.empty((3, 64, 64, 3), np.uint8)
     for position, turns in enumerate((0, 1, 2)):
-        image = surface(DeviceFrame.of(frames[position]), turns)
+        image = device_frame(DeviceFrame.of(frames[position]), turns)
         geometry = policy.place(image.size)
         slot.put(position, image, geometry)
         pixels = np.ascontiguousarray(np.rot90(frames[position].to_ndarray(format="bgr24"), turns))
@@ -131,13 +131,13 @@ def test_surfaces_land_on_the_canvas_as_pixels_do(frames):
 
 
 def test_events_of_surfaces_are_waited_for(frames):
-    from brimful.runtimes.cuda.loader import Loader
+    from brimful.runtimes.cuda.input.loader import Loader
     from brimful.runtimes.cuda.slot import CudaSlot
 
     slot = CudaSlot((64, 64), 4, 3)
     geometry = CanvasPolicy(mode="square", imgsz=(64, 64)).place((96, 128))
     for position in (3, 1):
-        image = surface(DeviceFrame.of(frames[position]))
+        image = device_frame(DeviceFrame.of(frames[position]))
         image.ready = f"event {position}"
         slot.put(position, image, geometry)
     slot.put(0, Encoded(b"", Header("JPEG", (96, 128))), geometry)
@@ -153,9 +153,9 @@ def test_a_cleared_slot_holds_no_surface(frames):
     from brimful.runtimes.cuda.slot import CudaSlot
 
     slot = CudaSlot((64, 64), 2, 3)
-    slot.put(1, surface(DeviceFrame.of(frames[0])), CanvasPolicy().place((96, 128)))
+    slot.put(1, device_frame(DeviceFrame.of(frames[0])), CanvasPolicy().place((96, 128)))
     slot.clear()
-    assert slot.surfaces == [None, None]
+    assert slot.device_frames == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_cleared_slot_holds_no_surface(frames):
     ],
 )
 def test_frames_that_the_cpu_must_convert(frames, changes, reason):
-    from brimful.runtimes.cuda.video import check
+    from brimful.runtimes.cuda.input.video import check
 
     check(DeviceFrame.of(frames[0]), 128, 96)
     with pytest.raises(VideoRefusedError, match=reason):
@@ -177,7 +177,7 @@ def test_frames_that_the_cpu_must_convert(frames, changes, reason):
 
 
 def test_odd_sides_are_for_the_cpu(frames):
-    from brimful.runtimes.cuda.video import check
+    from brimful.runtimes.cuda.input.video import check
 
     with pytest.raises(VideoRefusedError, match="odd sides, 127x96"):
         check(DeviceFrame.of(frames[0], width=127), 127, 96)
@@ -189,7 +189,7 @@ def stream(name: str, *, is_hwaccel: bool = True) -> Any:
 
 
 def test_codecs_that_are_not_exact_are_for_the_cpu():
-    from brimful.runtimes.cuda.video import CudaVideo
+    from brimful.runtimes.cuda.input.video import CudaVideo
 
     video = CudaVideo(SimpleNamespace(index=0))
     chosen = stream("hevc")
@@ -202,7 +202,7 @@ def test_codecs_that_are_not_exact_are_for_the_cpu():
 
 
 def test_the_accelerator_is_the_device_s_and_keeps_its_frames():
-    from brimful.runtimes.cuda.video import accelerator
+    from brimful.runtimes.cuda.input.video import accelerator
 
     chosen = accelerator(3)
     assert chosen.is_hw_owned
@@ -213,7 +213,7 @@ def test_the_accelerator_is_the_device_s_and_keeps_its_frames():
 
 def test_a_machine_without_a_device_decodes_on_the_cpu(tmp_path, monkeypatch):
     """PyAV's real accelerator, which finds no driver or no such device."""
-    from brimful.runtimes.cuda import video as module
+    from brimful.runtimes.cuda.input import video as module
     from brimful.sources.frames import read_frames
 
     @contextlib.contextmanager
@@ -233,7 +233,7 @@ def test_a_machine_without_a_device_decodes_on_the_cpu(tmp_path, monkeypatch):
 
 
 def test_what_the_cpu_decodes_is_told_once_a_reason(caplog):
-    from brimful.runtimes.cuda.video import CudaVideo
+    from brimful.runtimes.cuda.input.video import CudaVideo
 
     video = CudaVideo(SimpleNamespace(index=0))
     assert video.describe() == "nvdec"
@@ -248,11 +248,13 @@ def test_what_the_cpu_decodes_is_told_once_a_reason(caplog):
 
 
 def test_when_there_is_a_device_for_videos(monkeypatch):
+    from brimful.runtimes.cuda.input.video import open_video
     from brimful.runtimes.cuda.techniques import Techniques
-    from brimful.runtimes.cuda.video import open_video
 
     def opened(*, budget=False, version="18.1.0", **changes):
-        monkeypatch.setattr("brimful.runtimes.cuda.video.installed_version", lambda *names: version)
+        monkeypatch.setattr(
+            "brimful.runtimes.cuda.input.video.installed_version", lambda *names: version
+        )
         facts = {"task": "detect", "head": "raw", "names": ("a",), **changes}
         video, note = open_video(
             Techniques(video=True), ModelSpec(**facts), SimpleNamespace(index=0), budget=budget
@@ -277,11 +279,13 @@ def test_when_there_is_a_device_for_videos(monkeypatch):
 
 @pytest.mark.parametrize(("cpus", "on"), [(1, True), (4, True), (5, False), (64, False)])
 def test_many_cpus_decode_videos_themselves_unless_told_otherwise(cpus, on, monkeypatch):
+    from brimful.runtimes.cuda.input.video import open_video
     from brimful.runtimes.cuda.techniques import Techniques
-    from brimful.runtimes.cuda.video import open_video
 
-    monkeypatch.setattr("brimful.runtimes.cuda.video.installed_version", lambda *names: "18.1.0")
-    monkeypatch.setattr("brimful.runtimes.cuda.video.available_cpus", lambda: cpus)
+    monkeypatch.setattr(
+        "brimful.runtimes.cuda.input.video.installed_version", lambda *names: "18.1.0"
+    )
+    monkeypatch.setattr("brimful.runtimes.cuda.input.video.available_cpus", lambda: cpus)
     spec = ModelSpec(task="detect", head="raw", names=("a",))
     for asked in (None, True, False):
         video, note = open_video(

@@ -16,10 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 from brimful.errors import ModelError, UsageError
 from brimful.models.model import Model, open_model
 from brimful.models.signature import SpecOverrides
-from brimful.runtimes.cuda import onnx_network
-from brimful.runtimes.cuda.onnx_network import OnnxNetwork
-from brimful.runtimes.cuda.onnx_runtime import torch_bytes
-from brimful.runtimes.cuda.provider import ProviderTechniques
+from brimful.runtimes.cuda.onnx import network as onnx_network
+from brimful.runtimes.cuda.onnx.network import OnnxNetwork
+from brimful.runtimes.cuda.onnx.provider import ProviderTechniques
+from brimful.runtimes.cuda.onnx.runtime import torch_bytes
 from brimful.runtimes.onnx import OnnxRuntime
 from brimful.runtimes.runtime import RuntimeOptions
 from model_files import (
@@ -43,7 +43,7 @@ MODELS = (
 )
 
 
-def pictures(shape: tuple[int, ...], seed: int = 0) -> np.ndarray[Any, Any]:
+def host_frames(shape: tuple[int, ...], seed: int = 0) -> np.ndarray[Any, Any]:
     return np.random.default_rng(seed).random(shape, np.float32)
 
 
@@ -82,7 +82,7 @@ def test_outputs_are_the_cpu_runtimes(yaml: str, nms: bool | None) -> None:
     network = network_of(path)
     forward = network.on(None)
     for shape in ((1, 3, 64, 96), (3, 3, 128, 96), (4, 3, 64, 96)):
-        images = pictures(shape, seed=shape[0])
+        images = host_frames(shape, seed=shape[0])
         alike(found_by(forward, network, images), wanted_of(path, images))
     network.close()
 
@@ -101,7 +101,7 @@ def test_shapes_do_not_disturb_each_other(static: bool) -> None:
         places.append(forward(torch.zeros(shape))[0].data_ptr())
     for seed in (1, 2):
         for shape, place in zip(shapes, places, strict=True):
-            images = pictures(shape, seed)
+            images = host_frames(shape, seed)
             outputs = forward(torch.from_numpy(images))
             assert outputs[0].data_ptr() == place
             alike([out.numpy() for out in outputs], wanted_of(path, images))
@@ -114,7 +114,7 @@ def test_a_larger_shape_moves_nobody() -> None:
     path = exported(saved("yolov8n.yaml"))
     network = network_of(path)
     forward = network.on(None)
-    small, large = pictures((1, 3, 64, 64)), pictures((2, 3, 96, 96))
+    small, large = host_frames((1, 3, 64, 64)), host_frames((2, 3, 96, 96))
     outputs = forward(torch.from_numpy(small))
     kept = forward.anchors()
     forward(torch.from_numpy(large))
@@ -151,7 +151,7 @@ def test_two_lanes_do_not_disturb_each_other() -> None:
     path = exported(saved("yolov8n.yaml"))
     network = network_of(path)
     one, other = network.on(None), network.on(None)
-    images = [pictures((2, 3, 64, 96), seed) for seed in (1, 2)]
+    images = [host_frames((2, 3, 64, 96), seed) for seed in (1, 2)]
     kept = one(torch.from_numpy(images[0]))
     other(torch.from_numpy(images[1]))
     alike([out.numpy() for out in kept], wanted_of(path, images[0]))
@@ -165,7 +165,7 @@ def test_a_fixed_batch_and_canvas() -> None:
     )
     network = network_of(path)
     assert (network.spec.fixed_batch, network.spec.fixed_size) == (2, (96, 160))
-    images = pictures((2, 3, 96, 160))
+    images = host_frames((2, 3, 96, 160))
     alike(found_by(network.on(None), network, images), wanted_of(path, images))
     network.close()
 
@@ -177,7 +177,7 @@ def test_outputs_whose_shape_the_file_does_not_tell(tmp_path: Path) -> None:
     path = tmp_path / "untold.onnx"
     onnx.save(model, path)
     network = network_of(path)
-    images = pictures((3, 3, 64, 64))  # 84 anchors: fewer rows than the head returns elsewhere
+    images = host_frames((3, 3, 64, 64))  # 84 anchors: fewer rows than the head returns elsewhere
     found = found_by(network.on(None), network, images)
     assert found[0].shape == (3, 84, 6)
     alike(found, wanted_of(path, images))

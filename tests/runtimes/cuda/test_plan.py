@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from brimful.runtimes.cuda.plan import Plans, room
+from brimful.runtimes.cuda.input.plan import Plans, room
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.cuda.jpeg import GOOD
 from brimful.vision.decode import decode_pixels, read_encoded
@@ -24,8 +24,8 @@ def jpeg(size: tuple[int, int], sampling: int, orientation: int) -> bytes:
     target = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    picture.save(target, "JPEG", quality=92, subsampling=sampling, exif=exif)
+    host_frame = Image.fromarray(np.ascontiguousarray(pixels))
+    host_frame.save(target, "JPEG", quality=92, subsampling=sampling, exif=exif)
     return target.getvalue()
 
 

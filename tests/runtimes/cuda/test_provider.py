@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from brimful.errors import ModelError, RuntimeFailedError, UsageError
-from brimful.runtimes.cuda import provider
-from brimful.runtimes.cuda.provider import (
+from brimful.runtimes.cuda.onnx import provider
+from brimful.runtimes.cuda.onnx.provider import (
     CUDA,
     NO_GRAPH,
     ProviderTechniques,

@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brimful.runtimes.cuda.capture import capture
-from brimful.runtimes.cuda.forward import Network
+from brimful.cuda.graphs import capture
+from brimful.cuda.memory import clear, zeros
+from brimful.cuda.streams import give_stream, take_stream
+from brimful.runtimes.cuda.network.forward import Network
+from brimful.runtimes.cuda.sequencer import ForwardSequencer
 from brimful.runtimes.cuda.slot import CudaSlot
-from brimful.runtimes.cuda.streams import give_stream, take_stream
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
-from brimful.runtimes.cuda.turns import Turns
 from brimful.runtimes.runtime import Params
 from brimful.spec import Size
 from brimful.vision.cuda.letterbox import COLUMNS
 from brimful.vision.cuda.masks import DeviceMasks, MaskBuffers
-from brimful.vision.cuda.memory import clear, zeros
 from brimful.vision.cuda.select import DeviceSelect
 from brimful.vision.heads.config import PostprocessConfig
 
@@ -71,7 +71,7 @@ class Lane:
         network: Network,
         capacity: int,
         device: Any,
-        turns: Turns,
+        sequencer: ForwardSequencer,
         techniques: Techniques = DEFAULT,
     ) -> None:
         """Make the buffers that do not depend on the canvas.
@@ -80,7 +80,7 @@ class Lane:
             network: What graphs are captured of, where they can be.
             capacity: Images of a batch at most.
             device: CUDA device, the current one.
-            turns: Shared by all lanes of the network.
+            sequencer: Shared by all lanes of the network.
             techniques: Whether to capture graphs, and to compute masks on the device.
         """
         self.stream: Any = take_stream(device)
@@ -96,7 +96,7 @@ class Lane:
         self._capacity = capacity
         self._masks = techniques.masks and network.spec.task == "segment"
         self._mask_buffers: MaskBuffers | None = None
-        self._turns = turns
+        self._sequencer = sequencer
         self._graphs: OrderedDict[tuple[Size, int], Graph] = OrderedDict()
         self._input = torch.empty(0, dtype=network.dtype, device=device)
 
@@ -124,7 +124,7 @@ class Lane:
                 graph.select.configure(params)
             if graph.masks is not None:
                 graph.masks.place(slot.geometries[:count])
-            with self._turns.next(self.stream, self.finished):
+            with self._sequencer.next(self.stream, self.finished):
                 graph.replay()
                 for host, output in zip(hosts, graph.outputs, strict=True):
                     host[:count].copy_(output[:count], non_blocking=True)
@@ -136,7 +136,7 @@ class Lane:
         Args:
             graph: The one that `run` was called with; nothing has been loaded since.
         """
-        turn = self._turns.next(self.stream, self.finished)
+        turn = self._sequencer.next(self.stream, self.finished)
         with torch.cuda.stream(self.stream), torch.inference_mode(), turn:
             graph.replay()
             self.stream.synchronize()
@@ -169,10 +169,10 @@ class Lane:
             enabled=True, benchmark=not network.fused, deterministic=False, allow_tf32=False
         )
         shared = self._captures and network.capturable
-        stream = self._turns.stream if shared else self.stream
+        stream = self._sequencer.stream if shared else self.stream
         stream.wait_stream(torch.cuda.current_stream())
         self.live_host[0] = bucket
-        with self._turns.capturing, flags, torch.cuda.stream(stream):
+        with self._sequencer.capturing, flags, torch.cuda.stream(stream):
             self.live.copy_(self.live_host, non_blocking=True)
             clear(images)
             network.compile(images)
@@ -226,7 +226,7 @@ class Lane:
             return outputs, replay, None
         if not network.capturable:
             return outputs, *self._captured_selection(images, select, masks, outputs)
-        graph, outputs = capture(forward, self._turns.pool)
+        graph, outputs = capture(forward, self._sequencer.pool)
         return outputs, graph.replay, graph
 
     def _captured_selection(
@@ -249,7 +249,7 @@ class Lane:
             self.live.copy_(self.live_host, non_blocking=True)
             _launch(select, masks, outputs, self.live)
 
-        graph, _ = capture(selection, self._turns.pool)
+        graph, _ = capture(selection, self._sequencer.pool)
 
         def replay() -> None:
             network(images)

@@ -1,6 +1,6 @@
 """The `torch` runtime on CUDA: encoded images in, selected rows out, everything else on the device.
 
-Its threads: each driver decodes a batch while the lanes compute the ones before it, then queues
+Its threads: each feeder decodes a batch while the lanes compute the ones before it, then queues
 letterbox, forward and selection on a lane that is free; the finisher waits for the lanes in turn
 and hands their rows on. None works on single images.
 """
@@ -15,25 +15,27 @@ from pathlib import Path
 
 import torch
 
-from brimful.announce import announced
+from brimful.cuda.budget import Budget, knee, sizes_to_try
+from brimful.cuda.captures import synchronize
+from brimful.cuda.context import prepare_context
+from brimful.cuda.memory import zeros
 from brimful.errors import RuntimeFailedError
+from brimful.log_slow import log_slow
 from brimful.models.artifact import artifact
 from brimful.models.model import Model
-from brimful.runtimes.cuda.budget import Budget, knee, sizes_to_try
-from brimful.runtimes.cuda.context import prepare_context
-from brimful.runtimes.cuda.driver import STAGES, Driver, buckets
-from brimful.runtimes.cuda.file_memory import FileMemory
-from brimful.runtimes.cuda.flight import Flight
-from brimful.runtimes.cuda.forward import Network
+from brimful.runtimes.cuda.feeder import STAGES, Feeder, buckets
+from brimful.runtimes.cuda.input.decode_balancer import DecodeBalancer
+from brimful.runtimes.cuda.input.host_frames import open_host_frames
+from brimful.runtimes.cuda.input.loader import Loader
+from brimful.runtimes.cuda.input.pinned_files import PinnedFiles
+from brimful.runtimes.cuda.input.video import open_video
 from brimful.runtimes.cuda.lane import Lane
-from brimful.runtimes.cuda.loader import Loader
-from brimful.runtimes.cuda.network import CudaNetwork
-from brimful.runtimes.cuda.pictures import open_pictures
+from brimful.runtimes.cuda.lane_job import LaneJob
+from brimful.runtimes.cuda.network.forward import Network
+from brimful.runtimes.cuda.network.network import CudaNetwork
+from brimful.runtimes.cuda.sequencer import ForwardSequencer
 from brimful.runtimes.cuda.slot import CudaSlot
-from brimful.runtimes.cuda.split import DecodeSplit
 from brimful.runtimes.cuda.techniques import DEFAULT, Techniques
-from brimful.runtimes.cuda.turns import Turns
-from brimful.runtimes.cuda.video import open_video
 from brimful.runtimes.runtime import (
     Done,
     InputFormat,
@@ -44,9 +46,7 @@ from brimful.runtimes.runtime import (
 )
 from brimful.runtimes.torch_eager import cuda_device
 from brimful.spec import ModelSpec, Size
-from brimful.vision.cuda.captures import synchronize
 from brimful.vision.cuda.jpeg import JpegDecoder
-from brimful.vision.cuda.memory import zeros
 from brimful.vision.decode import MemoryFor
 from brimful.vision.header import Header
 
@@ -56,7 +56,7 @@ FILE_BYTES = 128 * 2**10
 LANES = 2
 """Batches on the device: one computes, and one waits behind it or is being loaded."""
 
-DRIVERS = 2
+FEEDERS = 2
 """Batches that are decoded and launched at the same time."""
 
 DEFAULT_BATCH = 64
@@ -75,8 +75,10 @@ class TorchCudaRuntime:
     name = "torch"
     input_format: InputFormat = "hwc_u8"
     concurrency = LANES
-    eager = 1  # a small batch costs the host as much as a full one, and the host feeds everything
-    ahead = DRIVERS + 1
+    partial_batches_below = (
+        1  # a small batch costs the host as much as a full one, and the host feeds everything
+    )
+    prefetch = FEEDERS + 1
 
     def __init__(
         self, model: Model, options: RuntimeOptions, techniques: Techniques = DEFAULT
@@ -96,7 +98,7 @@ class TorchCudaRuntime:
         self._preparing = threading.Lock()
         self._prepared: set[tuple[Size, int]] = set()
         self._lanes: list[Lane] = []
-        self._turns: Turns | None = None
+        self._sequencer: ForwardSequencer | None = None
         self._budget = None if options.memory is None else Budget(options.memory, self._device)
         with torch.cuda.device(self._device), torch.inference_mode():
             self._network = self._open_network(model, options)
@@ -105,14 +107,14 @@ class TorchCudaRuntime:
             policy = options.policy(self.spec) if options.policy else None
             self._largest = policy.imgsz if policy else self.spec.imgsz
             self._canvases = policy.canvases() if policy else None
-            self._split = DecodeSplit()
+            self._balancer = DecodeBalancer()
             self._loaders: list[Loader] = []  # until the batch is known
             self._decoder: JpegDecoder | None = None
-            self._memory = FileMemory()
+            self._memory = PinnedFiles()
             self.video, self._video_note = open_video(
                 techniques, self.spec, self._device, budget=self._budget is not None
             )
-            self.takes_picture, self._pictures_note = open_pictures(
+            self.accepts_frame, self._host_frames_note = open_host_frames(
                 techniques, self.spec, budget=self._budget is not None
             )
             try:
@@ -120,13 +122,13 @@ class TorchCudaRuntime:
             except BaseException:
                 self._give_back()
                 raise
-        self._submitted: queue.SimpleQueue[Flight | None] = queue.SimpleQueue()
-        self._flying: queue.SimpleQueue[Flight | None] = queue.SimpleQueue()
-        self._drivers = [
-            Driver(
+        self._submitted: queue.SimpleQueue[LaneJob | None] = queue.SimpleQueue()
+        self._flying: queue.SimpleQueue[LaneJob | None] = queue.SimpleQueue()
+        self._feeders = [
+            Feeder(
                 loader,
                 self._free,
-                self._split,
+                self._balancer,
                 self._select,
                 launched=self._flying.put,
                 failed=self._abandon,
@@ -134,32 +136,32 @@ class TorchCudaRuntime:
             for loader in self._loaders
         ]
         self._threads = [threading.Thread(target=self._finish, name="brimful-cuda-finisher")]
-        for i, driver in enumerate(self._drivers):
+        for i, feeder in enumerate(self._feeders):
             name = f"brimful-cuda-driver-{i}"
-            self._threads.append(threading.Thread(target=self._drive, args=(driver,), name=name))
+            self._threads.append(threading.Thread(target=self._drive, args=(feeder,), name=name))
         for thread in self._threads:
             thread.daemon = True
             thread.start()
 
     @property
-    def decodes(self) -> Callable[[Header], bool] | None:
+    def accepts_encoded(self) -> Callable[[Header], bool] | None:
         """Tells whether the device decodes an image of this header."""
-        return self._takes if self._loaders[0].decodes else None
+        return self._takes if self._loaders[0].accepts_encoded else None
 
     def _takes(self, header: Header) -> bool:
-        return self._loaders[0].takes(header) and self._split.to_device()
+        return self._loaders[0].takes(header) and self._balancer.to_device()
 
     @property
-    def memory_for(self) -> MemoryFor | None:
+    def pinned_for(self) -> MemoryFor | None:
         """Gives pinned memory, where the device decodes."""
-        return self._memory.take if self._loaders[0].decodes else None
+        return self._memory.take if self._loaders[0].accepts_encoded else None
 
     @property
     def timings(self) -> dict[str, float]:
         """Seconds that the drivers have spent on each of `driver.STAGES`, on average."""
-        count = len(self._drivers)
+        count = len(self._feeders)
         return {
-            stage: sum(driver.timings[stage] for driver in self._drivers) / count
+            stage: sum(feeder.timings[stage] for feeder in self._feeders) / count
             for stage in STAGES
         }
 
@@ -176,7 +178,7 @@ class TorchCudaRuntime:
     def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images, rounded up to the next graph."""
         assert isinstance(slot, CudaSlot)
-        self._submitted.put(Flight(slot, count, done, params))
+        self._submitted.put(LaneJob(slot, count, done, params))
 
     def describe(self) -> dict[str, str | int]:
         """Return the version, device, precision and where images are decoded."""
@@ -188,13 +190,13 @@ class TorchCudaRuntime:
             "kernels": "fused" if self._network.fused else "cudnn",
             "decode": self._decode_note,
             "video": self.video.describe() if self.video else self._video_note,
-            "frames": self._pictures_note,
+            "frames": self._host_frames_note,
             "forwards": LANES,
         }
 
     def close(self) -> None:
         """Drop graphs and network and give their memory back."""
-        for _ in self._drivers:
+        for _ in self._feeders:
             self._submitted.put(None)
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -249,9 +251,9 @@ class TorchCudaRuntime:
 
     def _open_lanes(self, batch: int) -> None:
         self.max_batch = batch
-        turns = self._turns = Turns(self._device)
+        sequencer = self._sequencer = ForwardSequencer(self._device)
         for _ in range(LANES):
-            lane = Lane(self._network, batch, self._device, turns, self._techniques)
+            lane = Lane(self._network, batch, self._device, sequencer, self._techniques)
             self._lanes.append(lane)
         height, width = self._largest
         for lane in self._lanes:
@@ -270,9 +272,9 @@ class TorchCudaRuntime:
             self._decoder = None
         for lane in self._lanes:
             lane.close()
-        if self._turns is not None:
-            self._turns.close()
-            self._turns = None
+        if self._sequencer is not None:
+            self._sequencer.close()
+            self._sequencer = None
         self._lanes.clear()
         self._prepared.clear()
         self._free = queue.SimpleQueue()
@@ -320,8 +322,8 @@ class TorchCudaRuntime:
             except RuntimeFailedError as error:
                 note = f"cpu ({error})"
         if self._decoder is not None:
-            self._memory.reserve(self.max_batch * self.ahead * FILE_BYTES)
-        return [self._open_loader() for _ in range(DRIVERS)], note
+            self._memory.reserve(self.max_batch * self.prefetch * FILE_BYTES)
+        return [self._open_loader() for _ in range(FEEDERS)], note
 
     def _open_loader(self) -> Loader:
         batch = self.max_batch
@@ -329,7 +331,7 @@ class TorchCudaRuntime:
         height, width = self._largest
         initial = min(limit, 5 * batch * height * width)  # images of about the canvas's size
         if self._budget is not None:
-            initial = limit = min(limit, self._budget.limit // (16 * DRIVERS))
+            initial = limit = min(limit, self._budget.limit // (16 * FEEDERS))
         return Loader(
             batch,
             self.spec.channels,
@@ -337,43 +339,43 @@ class TorchCudaRuntime:
             decoder=self._decoder,
             limit=limit,
             initial=initial,
-            pictures=self.takes_picture is not None,
+            host_frames=self.accepts_frame is not None,
         )
 
-    def _drive(self, driver: Driver) -> None:
+    def _drive(self, feeder: Feeder) -> None:
         """Run a driver, until told to stop."""
-        driver.loop(self._submitted, self._device)
+        feeder.loop(self._submitted, self._device)
         self._flying.put(None)
 
-    def _abandon(self, flight: Flight, error: BaseException) -> None:
+    def _abandon(self, job: LaneJob, error: BaseException) -> None:
         """Give back what a batch holds that could not be launched, and tell why."""
-        if flight.lane is not None:
+        if job.lane is not None:
             with contextlib.suppress(RuntimeError):  # what was queued may still read its buffers
                 synchronize(self._device)
-            self._free.put(flight.lane)
-        flight.done(None, error)
+            self._free.put(job.lane)
+        job.done(None, error)
 
     # Finisher ---------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Wait for the lanes in turn and hand on what they found, until the drivers stop."""
-        running = len(self._drivers)
+        """Wait for the lanes in turn and hand on what they found, until the feeders stop."""
+        running = len(self._feeders)
         while running:
-            flight = self._flying.get()
-            if flight is None:
+            job = self._flying.get()
+            if job is None:
                 running -= 1
                 continue
-            lane = flight.lane
+            lane = job.lane
             assert lane is not None
             try:
                 lane.finished.synchronize()
-                outputs = flight.collect()
+                outputs = job.collect()
             except BaseException as error:
-                self._abandon(flight, error)
+                self._abandon(job, error)
             else:
                 self._free.put(lane)
-                flight.done(outputs, None)
-            del flight, lane
+                job.done(outputs, None)
+            del job, lane
 
     # Captures ---------------------------------------------------------------------------------
 
@@ -386,7 +388,7 @@ class TorchCudaRuntime:
         try:
             doing = f"capturing the graphs of canvas {canvas[0]}x{canvas[1]}, once a run"
             context = torch.cuda.device(self._device)
-            with announced(doing), context, torch.inference_mode():
+            with log_slow(doing), context, torch.inference_mode():
                 for bucket in reversed(buckets(capacity, self.spec.fixed_batch)):
                     for lane in lanes:
                         lane.capture(canvas, bucket, self._select)

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from brimful.spec import Size
+from brimful.vision.device_frame import DeviceFrame
 from brimful.vision.encoded import Encoded
 from brimful.vision.geometry import Geometry
-from brimful.vision.picture import Picture
-from brimful.vision.surface import Surface
+from brimful.vision.host_frame import HostFrame
 
 
 class CudaSlot:
-    """A batch of encoded images, pictures, surfaces and rows of pixels, in any mixture.
+    """A batch of encoded images, host frames, device frames and rows of pixels, in any mixture.
 
     Rows of pixels are pinned memory, which the device reads in place. They are allocated when the
     first image comes as pixels: where the device decodes, none of a folder of JPEGs does.
@@ -35,8 +35,8 @@ class CudaSlot:
         self.canvas = canvas
         self.capacity = capacity
         self.encoded: list[Encoded | None] = [None] * capacity
-        self.pictures: list[Picture | None] = [None] * capacity
-        self.surfaces: list[Surface | None] = [None] * capacity
+        self.host_frames: list[HostFrame | None] = [None] * capacity
+        self.device_frames: list[DeviceFrame | None] = [None] * capacity
         self.geometries: list[Geometry | None] = [None] * capacity
         self.outputs: list[torch.Tensor] = []
         self._shape = (capacity, *canvas, channels)
@@ -62,15 +62,17 @@ class CudaSlot:
             ]
         return self.outputs
 
-    def put(self, position: int, image: Encoded | Picture | Surface, geometry: Geometry) -> None:
+    def put(
+        self, position: int, image: Encoded | HostFrame | DeviceFrame, geometry: Geometry
+    ) -> None:
         """Take an image that the device shall decode or convert, or has decoded."""
         self.geometries[position] = geometry
         if isinstance(image, Encoded):
             self.encoded[position] = image
-        elif isinstance(image, Picture):
-            self.pictures[position] = image
+        elif isinstance(image, HostFrame):
+            self.host_frames[position] = image
         else:
-            self.surfaces[position] = image
+            self.device_frames[position] = image
 
     def place(self, position: int, geometry: Geometry) -> None:
         """Say where an image that was written as pixels lies on the canvas."""
@@ -81,8 +83,8 @@ class CudaSlot:
         for to, position in enumerate(positions):
             if to != position:
                 self.encoded[to] = self.encoded[position]
-                self.pictures[to] = self.pictures[position]
-                self.surfaces[to] = self.surfaces[position]
+                self.host_frames[to] = self.host_frames[position]
+                self.device_frames[to] = self.device_frames[position]
                 self.geometries[to] = self.geometries[position]
                 if self._pinned is not None:
                     self.inputs[to] = self.inputs[position]
@@ -90,6 +92,6 @@ class CudaSlot:
     def clear(self) -> None:
         """Forget where images lie, and give the memory of those that were put back."""
         self.encoded = [None] * self.capacity
-        self.pictures = [None] * self.capacity
-        self.surfaces = [None] * self.capacity
+        self.host_frames = [None] * self.capacity
+        self.device_frames = [None] * self.capacity
         self.geometries = [None] * self.capacity

@@ -15,7 +15,7 @@ class Techniques:
         graphs: Forwards are captured once and replayed; off, every kernel is launched from Python.
         fused: Convolution, bias, activation, residual and concatenation are one kernel; off,
             cuDNN convolves and PyTorch does the rest.
-        pictures: Frames of videos that the CPU decodes go to the GPU as FFmpeg's planes, and are
+        host_frames: Frames of videos that the CPU decodes go to the GPU as FFmpeg's planes, and are
             converted and letterboxed there; off, both happen on CPU threads.
         video: Frames of videos are decoded by NVDEC and letterboxed from there, where they come out
             as on the CPU to the last bit; off, both happen on CPU threads. None decides by their
@@ -29,7 +29,7 @@ class Techniques:
     decode: bool = True
     graphs: bool = True
     fused: bool = True
-    pictures: bool = True
+    host_frames: bool = True
     video: bool | None = None
     select: bool = True
     masks: bool = True

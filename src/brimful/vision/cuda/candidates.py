@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from brimful.vision.cuda.kernel import kernel
+from brimful.cuda.kernel import kernel
 from brimful.vision.cuda.settings import read_conf, read_filter, read_wanted
 
 KEY_BITS = 31

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brimful.vision.cuda.module import CudaModule
+from brimful.cuda.module import CudaModule
 from brimful.vision.geometry import Geometry
 from brimful.vision.header import Header
 

@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
+from brimful.cuda.kernel import kernel
+from brimful.cuda.table import check_table
 from brimful.spec import Size
-from brimful.vision.cuda.kernel import kernel
-from brimful.vision.cuda.table import check_table
 from brimful.vision.geometry import PAD_VALUE, Geometry
 
 COLUMNS = 13

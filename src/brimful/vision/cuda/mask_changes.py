@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from brimful.vision.cuda.kernel import kernel
+from brimful.cuda.kernel import kernel
 
 GEOMETRY = 16
 """Columns, float64, of the row that describes an image: 1 if it is known where the image lies, its

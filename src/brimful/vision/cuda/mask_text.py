@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from brimful.vision.cuda.kernel import kernel
+from brimful.cuda.kernel import kernel
 
 
 @kernel

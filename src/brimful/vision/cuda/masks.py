@@ -12,6 +12,7 @@ import torch
 import triton
 from numpy.typing import NDArray
 
+from brimful.cuda.memory import zeros
 from brimful.detections import FloatArray, IntArray
 from brimful.errors import ModelError
 from brimful.spec import Size
@@ -24,7 +25,6 @@ from brimful.vision.cuda.mask_changes import (
     place_masks,
 )
 from brimful.vision.cuda.mask_text import measure_text, write_text
-from brimful.vision.cuda.memory import zeros
 from brimful.vision.geometry import Geometry
 from brimful.vision.heads.encoded_masks import NOT_ENCODED, EncodedMasks
 from brimful.vision.masks import Axis, axes

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import triton.language as tl
 
+from brimful.cuda.kernel import kernel
 from brimful.vision.cuda.candidates import key_anchor, key_label
-from brimful.vision.cuda.kernel import kernel
 from brimful.vision.cuda.settings import read_iou, read_limit, read_reach
 
 

@@ -17,8 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
+from brimful.cuda.kernel import kernel
 from brimful.spec import Size
-from brimful.vision.cuda.kernel import kernel
 
 TILE_ROWS = 8
 TILE_GROUPS = 32

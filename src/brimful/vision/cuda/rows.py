@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import triton.language as tl
 
+from brimful.cuda.kernel import kernel
 from brimful.vision.cuda.candidates import key_anchor, key_label, key_score
-from brimful.vision.cuda.kernel import kernel
 from brimful.vision.cuda.settings import read_conf, read_filter, read_limit, read_wanted
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import triton
 
+from brimful.cuda.memory import clear, zeros
 from brimful.detections import IntArray
 from brimful.errors import ModelError
 from brimful.spec import ModelSpec
 from brimful.vision.cuda.candidates import KEY_BITS, find_candidates, keep_best
-from brimful.vision.cuda.memory import clear, zeros
 from brimful.vision.cuda.nms import suppress_greedily, suppress_rotated
 from brimful.vision.cuda.rows import pick_rows, write_rows
 from brimful.vision.cuda.settings import Settings

@@ -15,9 +15,9 @@ import torch
 import triton.language as tl
 from numpy.typing import NDArray
 
+from brimful.cuda.kernel import kernel
+from brimful.cuda.memory import zeros
 from brimful.spec import ModelSpec
-from brimful.vision.cuda.kernel import kernel
-from brimful.vision.cuda.memory import zeros
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.nms import _float32_at_most
 

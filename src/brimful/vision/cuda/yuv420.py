@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
+from brimful.cuda.kernel import kernel
+from brimful.cuda.table import check_table
 from brimful.spec import Size
-from brimful.vision.cuda.kernel import kernel
 from brimful.vision.cuda.nv12 import (
     TILE_GROUPS,
     TILE_ROWS,
@@ -23,7 +24,6 @@ from brimful.vision.cuda.nv12 import (
     pitch_of,
     store_pixels,
 )
-from brimful.vision.cuda.table import check_table
 
 COLUMNS = 16
 """Numbers that describe a frame, one row of the table: addresses of Y, Cb, Cr and the output, words

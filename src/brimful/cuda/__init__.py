@@ -1,0 +1,1 @@
+"""CUDA itself: driver, context, streams, graphs, memory."""

@@ -1,0 +1,1 @@
+"""Images onto the device: files, frames, pixels."""

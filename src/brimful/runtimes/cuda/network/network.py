@@ -1,0 +1,120 @@
+"""CudaNetwork: a checkpoint's network on a GPU, lowered to its precision and fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brimful.cuda.launcher import Launcher
+from brimful.models.checkpoint import load_checkpoint
+from brimful.models.model import Model
+from brimful.runtimes.cuda.network.fuse import fuse
+from brimful.runtimes.runtime import Precision
+from brimful.spec import ModelSpec
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class CudaNetwork:
+    """Runs images through a network; fp16 and bf16 with fused kernels, fp32 with PyTorch's.
+
+    Whatever the precision, boxes are decoded in float32: in half precision a coordinate beyond 512
+    is only known to half a pixel.
+    """
+
+    def __init__(
+        self, model: Model, precision: Precision, device: Any, *, fused: bool = True
+    ) -> None:
+        """Load a checkpoint.
+
+        Args:
+            model: A `.pt` file.
+            precision: Of the weights and activations.
+            device: CUDA device.
+            fused: Whether to replace convolutions by fused kernels; False is for comparison.
+
+        Raises:
+            ModelError: The file cannot be read.
+        """
+        options = model.options
+        loaded = load_checkpoint(
+            model.path,
+            nms=options.nms,
+            overrides=options.overrides,
+            trust=options.trust,
+            max_det=options.max_det,
+        )
+        self.spec: ModelSpec = loaded.spec
+        self.dtype = DTYPES[precision]
+        self.fused = fused and precision != "fp32"
+        self._launcher = Launcher()
+        network = loaded.network
+        if precision != "fp32":
+            _lower(network, self.dtype)
+        if self.fused:
+            fuse(network, self._launcher, self.dtype)
+        if precision != "fp32":
+            _decode_in_float(network.model[-1])
+        self.head: Any = network.model[-1]
+        # Anchors are made on the CPU, which a capture forbids: they are made once per shape in a
+        # warm-up, and each graph keeps its own.
+        if hasattr(self.head, "dynamic"):
+            self.head.dynamic = False
+        # Laid out on the CPU: the device then only gets copies, for which it needs no kernel.
+        self._network: Any = network.to(memory_format=torch.channels_last).to(device)
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Run images (batch, channels, height, width), 0 to 1, channels-last, in `dtype`.
+
+        Returns:
+            float32 outputs, as `ModelSpec.head` lays them out.
+        """
+        raw = self._network(images)
+        outputs = raw if isinstance(raw, tuple | list) else (raw,)
+        return [output.float() for output in outputs]
+
+    capturable = True
+
+    def on(self, stream: Any) -> CudaNetwork:
+        """Return the network: its kernels run on whatever stream is the current one."""
+        return self
+
+    def reserve(self, values: int) -> None:
+        """Do nothing: the images are read where they are."""
+
+    def compile(self, images: Tensor) -> None:
+        """Compile the kernels that images of this shape need, side by side."""
+        if self.fused:
+            with self._launcher.compiling():
+                self(images)
+
+    def close(self) -> None:
+        """Drop the weights."""
+        self._network = self.head = None
+
+    def anchors(self) -> tuple[Any, ...]:
+        """Return what the last forward's graph reads besides weights, to be kept alive."""
+        return getattr(self.head, "anchors", None), getattr(self.head, "strides", None)
+
+
+def _lower(network: Any, dtype: Any) -> None:
+    """Cast the layers that compute; the fixed weights of box decoding stay as they are."""
+    fixed = set(getattr(network.model[-1], "dfl", nn.Identity()).modules())
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module not in fixed:
+            module.to(dtype)
+
+
+def _decode_in_float(head: Any) -> None:
+    """Let the last convolutions of a head that were not fused give float32."""
+    for parent in head.modules():
+        if isinstance(parent, nn.Sequential | nn.ModuleList):
+            for child in parent.children():
+                if isinstance(child, nn.Conv2d):
+                    child.register_forward_hook(_as_float)
+
+
+def _as_float(module: Any, inputs: Any, output: Any) -> Any:
+    return output.float()

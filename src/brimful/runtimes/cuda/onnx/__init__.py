@@ -1,0 +1,1 @@
+"""onnxruntime as a network on the lanes."""
