@@ -43,8 +43,8 @@ GPU_RATE = 12_000
 class FindingRuntime(DebugRuntime):
     """The debug runtime with ten objects an image."""
 
-    def _forward(self, slot: Any, count: int) -> Any:
-        (rows,) = super()._forward(slot, count)
+    def _forward(self, slot: Any, count: int, params: Any) -> Any:
+        (rows,) = super()._forward(slot, count, params)
         many = np.repeat(rows, FOUND, axis=1)
         many[:, :, :4] += np.linspace(0, 9.87654321, FOUND, dtype=np.float32)[:, None]
         many[:, :, 4] = 0.87654321

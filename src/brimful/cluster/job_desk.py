@@ -154,9 +154,9 @@ class JobDesk:
                     if queue.due_at() is not None:
                         self._wake_hungry(but=member)
                     return Work(self._chunks, job.encoded, chunk.items), None
-            due = queue.due_at()
-            wait = None if due is None or due < now else due - now
-            if due is not None and not able:
+                due = queue.due_at()
+                wait = None if due is None or due < now else due - now
+            elif not able and queue.due_at() is not None:
                 self._wake_hungry(but=member)  # it may have been woken for a chunk
         member.hungry = job is None or (able and room >= job.queue.chunk)
         return None, wait
