@@ -52,14 +52,21 @@ def no_waiting() -> Iterator[None]:
 
 
 class Answers:
-    """A responder that wants its requests until it is told otherwise."""
+    """What the responders of all requests want: everything, until they are told otherwise."""
 
     def __init__(self) -> None:
         self.wants = True
         self.unwanted: set[int] = set()
 
+
+class Answer:
+    """The responder of one request, as a future is."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
     def wanted(self, request: Request) -> bool:
-        return self.wants and request.number not in self.unwanted
+        return self._answers.wants and request.number not in self._answers.unwanted
 
     def settle(self, requests, results) -> None:
         raise AssertionError("the scheduler tells nobody")
@@ -145,7 +152,7 @@ class World:
             made.append(
                 Request(
                     image,
-                    self.answers,
+                    Answer(self.answers),
                     source,
                     self._number,
                     cost=SIDE * SIDE,

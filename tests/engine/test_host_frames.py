@@ -189,5 +189,5 @@ def test_a_picture_is_placed_upright_and_handed_on():
 
 def test_slots_of_the_host_take_no_pictures():
     slot = DebugSlot((64, 64), np.zeros((1, 64, 64, 3), np.uint8))
-    with pytest.raises(TypeError, match="not pictures"):
+    with pytest.raises(TypeError, match="not frames"):
         slot.put(0, HostFrame(planar(SIZE), 0), CanvasPolicy().place(SIZE))

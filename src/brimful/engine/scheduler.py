@@ -178,7 +178,9 @@ class Scheduler:
         for request in requests:
             request.arrived = now
         self._live.update(requests)
-        self._work.notify(len(requests))
+        free, kept = self._free_rows()
+        if free > kept or (free > 0 and requests[0].source not in self._in_batches):
+            self._work.notify(len(requests))  # a worker that may take none is left asleep
 
     # Decode -----------------------------------------------------------------------------------
 
@@ -206,13 +208,26 @@ class Scheduler:
         share = min(limit, -(-len(self._queue) // sharers))
         if not share:
             return []
-        room = self._slots.left * self._per_slot + self._batcher.room - self._preparing
-        kept = self._kept * self._per_slot
-        if room > kept:
-            return self._queue.take(min(share, room - kept))
-        if room > 0:
+        free, kept = self._free_rows()
+        if free > kept:
+            return self._queue.take(min(share, free - kept))
+        if free > 0:
             return self._queue.take(1, lambda source: source not in self._in_batches)
         return []
+
+    def _free_rows(self) -> tuple[int, int]:
+        """Return how many more images batches have room for, and how many rows of it are kept.
+
+        The last slot is kept for sources that have nothing in a batch.
+        """
+        left = self._slots.left
+        free = left * self._per_slot + self._batcher.room - self._preparing
+        return free, min(self._kept, left) * self._per_slot
+
+    def _wake_workers(self) -> None:
+        """Let workers look for images: there is more room for them."""
+        if len(self._queue):
+            self._work.notify_all()
 
     def _sort_out(self, taken: list[Request]) -> tuple[list[Request], list[Request]]:
         """Tell requests to decode from those that nobody wants or that are too late."""
@@ -223,8 +238,9 @@ class Scheduler:
         self._preparing += len(taken)
         dropped = _unwanted(taken, now)
         if dropped:
-            taken = [request for request in taken if request not in dropped]
-        return taken, list(dropped)
+            gone = set(dropped)
+            taken = [request for request in taken if request not in gone]
+        return taken, dropped
 
     def join(self, waiting: dict[Size, list[Ready]]) -> list[Joined]:
         """Let requests join the batches of their canvases.
@@ -330,7 +346,7 @@ class Scheduler:
                 if slot is None:
                     self._slots.release(None)
                     self._freed.notify_all()
-                    self._work.notify_all()
+                    self._wake_workers()
                 elif self._error is None:
                     self._adopt(canvas, slot)
 
@@ -338,7 +354,8 @@ class Scheduler:
         batch = self._batcher.open(canvas, self._clock(), slot.capacity)
         self._slot_of[id(batch)] = slot
         self._freed.notify_all()  # who waits for a slot of this canvas may join
-        self._work.notify_all()  # and there is room for more of it
+        if self._slots.left < self._kept:  # it was the last one; its other rows are for anybody
+            self._wake_workers()
         return batch
 
     # Device -----------------------------------------------------------------------------------
@@ -374,21 +391,21 @@ class Scheduler:
                 break  # otherwise the device takes more
         if going:
             self._freed.notify_all()  # their canvases may open new batches
-            self._work.notify_all()
         return going
 
     def _start(self, batch: Batch[Request], now: float) -> RunningBatch:
         members, positions = batch.members, None
         dropped = _unwanted(members, now)
-        dropped.update(request for request in members if request.state is not State.JOINED)
+        dropped += [request for request in members if request.state is not State.JOINED]
         if dropped:
-            positions = [i for i, request in enumerate(members) if request not in dropped]
+            gone = set(dropped)
+            positions = [i for i, request in enumerate(members) if request not in gone]
             members = [members[i] for i in positions]
             if positions == list(range(len(positions))):
                 positions = None  # only the last ones were dropped
         batch.members = []  # they refer to the batch
         slot = self._slot_of.pop(id(batch))
-        running = RunningBatch(batch, slot, members, positions, list(dropped), now)
+        running = RunningBatch(batch, slot, members, positions, dropped, now)
         if members:
             batch.launched = now
             self._running[id(running)] = running
@@ -429,7 +446,7 @@ class Scheduler:
         with self._lock:
             self._slots.release(slot)
             self._freed.notify_all()  # the first to wake may need none
-            self._work.notify_all()
+            self._wake_workers()
 
     def give_up(self) -> None:
         """Wait for no forward any more: they hang, or may never have started."""
@@ -490,7 +507,7 @@ class Scheduler:
         self._live.difference_update(open_)
         if prepared:
             self._preparing -= prepared
-            self._work.notify_all()
+            self._wake_workers()
         if held:
             self._room.notify_all()
         if not self._live:
@@ -504,6 +521,7 @@ class Scheduler:
         else:
             del self._in_batches[source]
             self._batcher.forget(source)
+            self._wake_workers()  # the last slot is for it again
 
     # The end ----------------------------------------------------------------------------------
 
@@ -556,16 +574,16 @@ def _again(error: BrimfulError) -> EngineStoppedError:
     return EngineStoppedError(str(error))
 
 
-def _unwanted(requests: Sequence[Request], now: float) -> set[Request]:
+def _unwanted(requests: Sequence[Request], now: float) -> list[Request]:
     """Return the requests whose deadline has passed, or that their responder does not want."""
-    unwanted: set[Request] = set()
+    unwanted: list[Request] = []
     responder, wanted = None, True
     for request in requests:
         if request.responder is not responder:  # a job's images share one
             responder = request.responder
             wanted = responder.wanted(request)
         if not wanted or (request.deadline is not None and now >= request.deadline):
-            unwanted.add(request)
+            unwanted.append(request)
     return unwanted
 
 
