@@ -40,7 +40,7 @@ class EngineConfig:
     workers: int | None = None
     max_delay_ms: float = 300.0
     max_batch_pixels: int | None = None
-    queue: int = 128
+    queue: int = 160
     queue_bytes: int = 256 * 2**20
     stall_s: float = 120.0
     on_stage_death: OnStageDeath = "stop"
