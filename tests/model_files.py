@@ -77,7 +77,7 @@ def outcome_of(runtime: Any, slot: Any, count: int, *, timeout_s: float = 120) -
     told: list[Any] = []
     done = threading.Event()
 
-    def finish(outputs: Any, error: BaseException | None) -> None:
+    def finish(outputs: Any, error: BaseException | None, seconds: float | None = None) -> None:
         told.append(outputs if error is None else error)
         done.set()
 

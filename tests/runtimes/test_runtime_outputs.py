@@ -172,7 +172,7 @@ def test_many_in_flight_from_many_threads(runtime, network):
         for turn in range(3):
             done = threading.Event()
 
-            def finish(outputs, error, turn=turn, done=done):
+            def finish(outputs, error, seconds=None, turn=turn, done=done):
                 copies = None if outputs is None else [np.array(o) for o in outputs]
                 told.put((index, turn, copies, error))
                 done.set()
@@ -200,7 +200,7 @@ def test_an_error_is_told_and_not_raised(runtime):
     told = []
     done = threading.Event()
 
-    def finish(outputs, error):
+    def finish(outputs, error, seconds=None):
         told.append((outputs, error))
         done.set()
 
