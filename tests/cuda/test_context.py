@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from brimful.cuda import context, streams
 from brimful.errors import RuntimeFailedError
-from brimful.runtimes.cuda import context, streams
 
 DEVICE = torch.device("cuda", 1)
 STACK_SIZE = 0  # CU_LIMIT_STACK_SIZE

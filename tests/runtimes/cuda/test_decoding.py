@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from brimful.runtimes.cuda import decoding, file_memory, loader
+from brimful.runtimes.cuda.input import decoding, loader
+from brimful.runtimes.cuda.input import pinned_files as file_memory
 from brimful.runtimes.cuda.input.decoding import Decoding, runs
 from brimful.runtimes.cuda.input.loader import Loader
 from brimful.runtimes.cuda.input.pinned_files import PinnedFiles

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from brimful.errors import ImageError
-from brimful.runtimes.cuda import host_frames, loader
+from brimful.runtimes.cuda.input import host_frames, loader
 from brimful.runtimes.cuda.input.host_frames import HostFramePlans, HostFrames, open_host_frames
 from brimful.runtimes.cuda.input.loader import Loader
 from brimful.runtimes.cuda.slot import CudaSlot
@@ -281,7 +281,7 @@ def test_a_slot_of_every_kind(device: Device) -> None:
     np.testing.assert_array_equal(found[5], expected(HostFrame(frame, 1)))
     np.testing.assert_array_equal(found[0], slot.inputs[0])
     np.testing.assert_array_equal(found[6], slot.inputs[6])
-    slot.shift(4, 3)
+    slot.keep(range(4, 7))
     assert slot.host_frames[:3] == [images[4], None, None] and slot.device_frames[1] is device_frame
     slot.clear()
     assert slot.host_frames == [None] * len(images)

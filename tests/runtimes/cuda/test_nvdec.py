@@ -141,7 +141,7 @@ def test_events_of_surfaces_are_waited_for(frames):
         image.ready = f"event {position}"
         slot.put(position, image, geometry)
     slot.put(0, Encoded(b"", Header("JPEG", (96, 128))), geometry)
-    slot.shift(1, 3)  # 1, 2 (pixels), 3
+    slot.keep(range(1, 4))  # 1, 2 (pixels), 3
     pieces = Loader.pieces(object.__new__(Loader), slot, 3, {})
     piece = next(pieces)
     assert piece.ready == ["event 1", "event 3"]

@@ -18,7 +18,7 @@ from brimful.vision.geometry import Geometry
 from brimful.vision.header import read_header
 from brimful.vision.letterbox import letterbox
 from host_jpeg import decode, library
-from jpegs import FACTORS, decoded, encoded, expected_luma, host_frame
+from jpegs import FACTORS, decoded, encoded, expected_luma, picture
 from oracles import asset, shared
 
 
@@ -38,7 +38,7 @@ def test_both_languages_say_the_same() -> None:
 @pytest.mark.parametrize("size", [(5, 6), (8, 8), (17, 33), (48, 31), (40, 64)])
 def test_pixels_are_those_of_the_cpu_decoder(size: tuple[int, int], sampling: str) -> None:
     for quality in (20, 75, 100):
-        data = encoded(host_frame(size), QUALITY=quality, SAMPLING_FACTOR=FACTORS[sampling])
+        data = encoded(picture(size), QUALITY=quality, SAMPLING_FACTOR=FACTORS[sampling])
         whole = Geometry(size, size, size, 0, 0)
         found = decoded(data, whole)
         assert found.status == GOOD
@@ -54,7 +54,7 @@ def test_pixels_are_those_of_the_cpu_decoder(size: tuple[int, int], sampling: st
 def test_canvases_are_those_of_the_cpu_path(
     size: tuple[int, int], imgsz: tuple[int, int], sampling: str
 ) -> None:
-    data = encoded(host_frame(size), QUALITY=90, SAMPLING_FACTOR=FACTORS[sampling])
+    data = encoded(picture(size), QUALITY=90, SAMPLING_FACTOR=FACTORS[sampling])
     geometry = Geometry.fit(size, imgsz)
     found = decoded(data, geometry).placed(geometry)
     expected = np.zeros((*imgsz, 3), np.uint8)
@@ -65,7 +65,7 @@ def test_canvases_are_those_of_the_cpu_path(
 @pytest.mark.parametrize("size", [(8, 8), (33, 47), (150, 31), (96, 64)])
 @pytest.mark.parametrize("restart", [0, 3])
 def test_gray_images(restart: int, size: tuple[int, int]) -> None:
-    image = host_frame(size)[..., 0].copy()
+    image = picture(size)[..., 0].copy()
     for quality in (40, 95):
         data = encoded(image, QUALITY=quality, RST_INTERVAL=restart)
         header = read_header(data)
@@ -81,7 +81,7 @@ def test_gray_images(restart: int, size: tuple[int, int]) -> None:
 
 def test_a_gray_image_of_another_sampling() -> None:
     """One component alone has no MCUs of several blocks, whatever its factors say."""
-    data = bytearray(encoded(host_frame((50, 70))[..., 0].copy(), QUALITY=90))
+    data = bytearray(encoded(picture((50, 70))[..., 0].copy(), QUALITY=90))
     for factors in (0x22, 0x21, 0x41):
         data[data.index(b"\xff\xc0") + 11] = factors
         found = decoded(bytes(data))
@@ -113,7 +113,7 @@ def test_groups_of_pixels_anywhere_on_a_canvas(
     size: tuple[int, int], canvas_width: int, sampling: str
 ) -> None:
     """Images that are not resized, from every column on, in every type."""
-    image = host_frame(size)
+    image = picture(size)
     if sampling == "gray":
         data = encoded(image[..., 0].copy(), QUALITY=95)
     else:
@@ -152,7 +152,7 @@ def test_colours_beyond_what_there_is(sampling: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_resized_and_turned_images_in_small_types(orientation: int, type_: int) -> None:
     """Their pixels are put together in warps as well: what float32 says, rounded."""
-    data = encoded(host_frame((41, 66)), QUALITY=90, SAMPLING_FACTOR=FACTORS["420"])
+    data = encoded(picture((41, 66)), QUALITY=90, SAMPLING_FACTOR=FACTORS["420"])
     size = (41, 66) if orientation < 5 else (66, 41)
     turned = simplejpeg.decode_jpeg(data, "RGB")
     if orientation >= 5:
@@ -175,7 +175,7 @@ def test_resized_and_turned_images_in_small_types(orientation: int, type_: int) 
 
 
 def test_samples_that_no_encoder_writes_are_damage() -> None:
-    data = bytearray(encoded(host_frame((40, 56))[..., 0].copy(), QUALITY=100))
+    data = bytearray(encoded(picture((40, 56))[..., 0].copy(), QUALITY=100))
     assert decoded(bytes(data)).status == GOOD
     at = data.index(b"\xff\xdb") + 5
     data[at : at + 64] = b"\xff" * 64
@@ -203,7 +203,7 @@ def test_photographs_with_restarts_and_tables_of_their_own(
 
 
 def test_a_table_with_more_symbols_than_bytes_have_is_damage() -> None:
-    data = encoded(host_frame((16, 16))[..., 0].copy())
+    data = encoded(picture((16, 16))[..., 0].copy())
     table = b"\x11" + bytes(14) + b"\x0a\xff" + bytes(265)  # nothing uses it
     segment = b"\xff\xc4" + (len(table) + 2).to_bytes(2, "big") + table
     scan = data.index(b"\xff\xda")
@@ -229,7 +229,7 @@ def test_real_photographs() -> None:
 @pytest.mark.parametrize("restart", [0, 20])
 def test_what_libjpeg_warns_of_is_not_decoded(restart: int) -> None:
     """A changed byte either changes nothing but samples, and the same ones, or is noticed."""
-    data = encoded(host_frame((120, 160)), QUALITY=85, RST_INTERVAL=restart)
+    data = encoded(picture((120, 160)), QUALITY=85, RST_INTERVAL=restart)
     header = read_header(data)
     assert header is not None
     rng = np.random.default_rng(restart)
@@ -251,7 +251,7 @@ def test_what_libjpeg_warns_of_is_not_decoded(restart: int) -> None:
 
 
 def test_restart_markers_that_are_missing_are_damage() -> None:
-    plain = encoded(host_frame((40, 56)), QUALITY=85)
+    plain = encoded(picture((40, 56)), QUALITY=85)
     scan = plain.index(b"\xff\xda")
     for interval in (1, 5, 11):
         data = plain[:scan] + b"\xff\xdd\x00\x04" + interval.to_bytes(2, "big") + plain[scan:]
@@ -263,7 +263,7 @@ def test_restart_markers_that_are_missing_are_damage() -> None:
 
 
 def test_files_cut_short_or_full_of_noise_are_refused() -> None:
-    data = encoded(host_frame((96, 128)), QUALITY=85, RST_INTERVAL=5)
+    data = encoded(picture((96, 128)), QUALITY=85, RST_INTERVAL=5)
     header = read_header(data)
     assert header is not None
     rng = np.random.default_rng(1)
@@ -282,7 +282,7 @@ def test_files_cut_short_or_full_of_noise_are_refused() -> None:
 
 
 def test_other_kinds_of_jpeg_are_refused() -> None:
-    image = host_frame((64, 64))
+    image = picture((64, 64))
     data = encoded(image, QUALITY=90, SAMPLING_FACTOR=FACTORS["420"])
     frame = data.index(b"\xff\xc0")
     assert decoded(data).status == GOOD
@@ -303,12 +303,12 @@ def test_other_kinds_of_jpeg_are_refused() -> None:
 
 
 def test_restart_markers_that_are_wrong_are_damage() -> None:
-    data = encoded(host_frame((96, 128)), QUALITY=85, RST_INTERVAL=5)
+    data = encoded(picture((96, 128)), QUALITY=85, RST_INTERVAL=5)
     first, second = data.index(b"\xff\xd0"), data.index(b"\xff\xd1")
     assert decoded(data).status == GOOD
     assert decoded(data[:first] + data[second:]).status == DAMAGED
     assert decoded(data[: first + 1] + b"\xd2" + data[first + 2 :]).status == DAMAGED
-    plain = encoded(host_frame((96, 128)), QUALITY=85)
+    plain = encoded(picture((96, 128)), QUALITY=85)
     header = read_header(plain)
     assert header is not None
     start = header.scan + 14
@@ -318,7 +318,7 @@ def test_restart_markers_that_are_wrong_are_damage() -> None:
 @pytest.mark.parametrize("seed", range(12))
 def test_the_last_bits_of_a_scan_count(seed: int) -> None:
     """Cut by a byte or two, or with ones for its last code, which no table has."""
-    data = encoded(host_frame((40, 56), seed=seed), QUALITY=85, OPTIMIZE=seed % 2)
+    data = encoded(picture((40, 56), seed=seed), QUALITY=85, OPTIMIZE=seed % 2)
     assert decoded(data).status == GOOD
     for broken in (data[:-3], data[:-4], data[:-4] + b"\xff\x00\xff\x00", data[:-3] + b"\xff\x00"):
         broken += b"\xff\xd9"
@@ -348,7 +348,7 @@ def test_bits_that_are_not_there_do_not_count() -> None:
 
 def test_a_table_with_more_codes_than_there_are_is_damage() -> None:
     """Two more of sixteen bits, where one is left; the scan uses neither."""
-    data = encoded(host_frame((40, 56)), QUALITY=85)
+    data = encoded(picture((40, 56)), QUALITY=85)
     at = data.index(b"\xff\xc4")
     while data[at + 4] != 0x10:  # AC of luma
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -12,7 +12,7 @@ from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.cuda.jpeg import DAMAGED, GOOD
 from brimful.vision.header import read_header
 from host_jpeg import bits_of, first_ends
-from jpegs import FACTORS, assert_pixels, decoded, encoded, expected_luma, host_frame
+from jpegs import FACTORS, assert_pixels, decoded, encoded, expected_luma, picture
 from oracles import asset
 
 
@@ -39,7 +39,7 @@ def scan_bits(scan: bytes) -> tuple[bytes, list[int]]:
 def test_stuffing_is_taken_out(share: float, threads: int) -> None:
     """Lines of bytes with none to four stuffed ones, from any byte on, to any byte."""
     rng = np.random.default_rng(int(100 * share))
-    data = encoded(host_frame((160, 240)), QUALITY=85, RST_INTERVAL=50)
+    data = encoded(picture((160, 240)), QUALITY=85, RST_INTERVAL=50)
     header = read_header(data)
     assert header is not None and header.size is not None
     plan = Plans().of(header, CanvasPolicy().place(header.size))
@@ -77,7 +77,7 @@ def test_a_scan_in_which_no_reader_falls_into_step() -> None:
 def test_where_a_reader_ends_does_not_depend_on_its_looks(restart: int) -> None:
     """Else a reader that does the same as before would seem to have moved, and all behind it."""
     photograph = cv2.imread(str(asset("bus.jpg")))
-    for image, quality in ((photograph, 90), (photograph, 30), (host_frame((400, 600)), 80)):
+    for image, quality in ((photograph, 90), (photograph, 30), (picture((400, 600)), 80)):
         for optimize in (0, 1):
             data = encoded(image, QUALITY=quality, OPTIMIZE=optimize, RST_INTERVAL=restart)
             header = read_header(data)
@@ -92,7 +92,7 @@ def test_where_a_reader_ends_does_not_depend_on_its_looks(restart: int) -> None:
 @pytest.mark.parametrize("sampling", FACTORS)
 def test_sums_of_dc_over_many_restarts(sampling: str, threads: int) -> None:
     """Intervals that begin before, at and behind the first block of what a thread sums up."""
-    image = host_frame((250, 420), block=8)
+    image = picture((250, 420), block=8)
     for restart in (0, 1, 2, 3, 5, 14, 53, 100):
         data = encoded(image, QUALITY=88, RST_INTERVAL=restart, SAMPLING_FACTOR=FACTORS[sampling])
         assert_pixels(data, threads)
@@ -119,7 +119,7 @@ def test_long_codes(optimize: int) -> None:
     rng = np.random.default_rng(5)
     noise = rng.choice([0, 255], (160, 240, 3)).astype(np.uint8)
     noise[56:] = 128  # a file must not be larger than its pixels
-    fading = host_frame((160, 240)) * np.linspace(0, 1, 240)[:, None] ** 3
+    fading = picture((160, 240)) * np.linspace(0, 1, 240)[:, None] ** 3
     flat = rng.choice([0, 255], (20, 30, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
     for image in (noise, fading.astype(np.uint8), flat):
         for quality in (100, 96, 60):
@@ -164,7 +164,7 @@ def test_damage_where_one_interval_ends() -> None:
     rng = np.random.default_rng(8)
     seen = {GOOD: 0, DAMAGED: 0}
     for seed in range(12):
-        data = encoded(host_frame((40, 56), seed=seed)[..., 0].copy(), QUALITY=85, RST_INTERVAL=1)
+        data = encoded(picture((40, 56), seed=seed)[..., 0].copy(), QUALITY=85, RST_INTERVAL=1)
         header = read_header(data)
         assert header is not None
         for _ in range(150):

@@ -19,6 +19,7 @@ from brimful.vision.cuda.rows import pick_rows, write_rows
 from brimful.vision.cuda.settings import Settings
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.heads.rows import Rows
+from brimful.vision.heads.select import class_ids
 
 TILES = {"raw": (256, 8, 2), "yolov5": (64, 32, 4)}
 """Anchors, classes and warps of a program: long along what is contiguous in memory, and for `raw`
@@ -178,7 +179,7 @@ class DeviceSelect:
             image=np.repeat(np.arange(count), found),
             boxes=rows[:, :4],
             confidence=rows[:, 4].copy(),  # results keep it, and not the rest of the row
-            class_id=rows[:, 5].astype(np.int32),
+            class_id=class_ids(rows[:, 5]),
             extra=rows[:, 6:],
             truncated=counts[1, :count] != 0,
         )

@@ -87,10 +87,16 @@ def select_nms_free(
         boxes=rows[:, :4],
         confidence=rows[:, 4].copy(),  # results keep it, and not the rest of the row
         # An id that int32 cannot hold stays one that no model has.
-        class_id=np.clip(rows[:, 5], -1, np.float32(2**30)).astype(np.int32),
+        class_id=class_ids(rows[:, 5]),
         extra=rows[:, 6:],
         truncated=np.zeros(count, np.bool_),
     )
+
+
+def class_ids(values: FloatArray) -> IntArray:
+    """Return class ids as a head wrote them, int32; what is beyond any class stays beyond."""
+    ids: IntArray = np.clip(values, -1, np.float32(2**30)).astype(np.int32)
+    return ids
 
 
 def select_raw(output: FloatArray, count: int, spec: ModelSpec, config: PostprocessConfig) -> Rows:
