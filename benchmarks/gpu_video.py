@@ -84,7 +84,7 @@ def engine(name: str, batch: int, *, video: bool, pictures: bool) -> Any:
         device="cuda:0", precision="fp16", max_batch=batch, postprocess=PostprocessConfig()
     )
     opened = open_model(model(name), ModelOptions())
-    runtime = TorchCudaRuntime(opened, options, Techniques(video=video, pictures=pictures))
+    runtime = TorchCudaRuntime(opened, options, Techniques(video=video, host_frames=pictures))
     return Engine(runtime, EngineConfig())
 
 

@@ -333,7 +333,7 @@ def test_a_loader_that_is_closed_holds_nothing(device: Device) -> None:
 
 
 def takes(**changes: Any) -> Any:
-    techniques = Techniques(host_frames=changes.pop("pictures", True))
+    techniques = Techniques(host_frames=changes.pop("host_frames", True))
     budget = changes.pop("budget", False)
     spec = ModelSpec(**{"task": "detect", "head": "raw", "names": ("a",), **changes})
     return open_host_frames(techniques, spec, budget=budget)
