@@ -132,10 +132,10 @@ def test_an_image_goes_to_the_process_that_holds_the_fewest(tmp_path):
 def test_a_full_queue_refuses_and_keeps_room_for_others(tmp_path):
     with pool_of(tmp_path, "stalled") as pool:
         futures = []
-        with pytest.raises(QueueFullError, match=r"images are waiting; 128 may in all"):
+        with pytest.raises(QueueFullError, match=r"images are waiting; 160 may in all"):
             for i in range(1000):
                 futures.append(pool.submit(gray(i % 70), client="greedy", wait=False))
-        assert PER_PROCESS < len(futures) < PER_PROCESS + 128
+        assert PER_PROCESS < len(futures) < PER_PROCESS + 160
         modest = pool.submit(gray(9), client="modest", wait=False)
         late = pool.submit(gray(1), client="greedy", deadline_ms=20)
         assert late.result(0).failure == "deadline"

@@ -251,7 +251,11 @@ def test_who_only_reads_shares_with_those_that_do_so_too(tmp_path: Path) -> None
         list(engine.predict([name for name in folder_of(tmp_path, 200) if name.endswith("png")]))
         shared.clear()
         list(engine.predict([name for name in folder_of(tmp_path, 200) if name.endswith("png")]))
-        assert {sharers for _, sharers in shared} == {8}
+        own: dict[str, list[int]] = {}
+        for name, sharers in shared:
+            own.setdefault(name, []).append(sharers)
+        # A worker may have kept a permit until its first image here, which it decodes.
+        assert {sharers for taken in own.values() for sharers in taken[1:]} == {8}
 
 
 def test_runtimes_that_do_not_decode_have_a_permit_for_every_worker() -> None:

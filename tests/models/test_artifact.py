@@ -200,21 +200,6 @@ def test_an_artifact_of_neither_user(runs, tmp_path):
         artifact("native", {}, not_built, root=tmp_path, runs=runs)
 
 
-def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch):
-    """The encoder of JSON lines goes without C where others can write the cache."""
-    from brimful.native.compile import CompilerError, load_library
-
-    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
-    try:
-        load_library("json_lines")
-    except CompilerError as error:
-        pytest.skip(str(error))
-    (library,) = tmp_path.glob("native-json_lines-*/library.so")
-    library.chmod(0o666)
-    with pytest.raises(UsageError, match="may be written by others"):
-        load_library("json_lines")
-
-
 def test_a_model_is_hashed_once(tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
     path.write_bytes(b"one")

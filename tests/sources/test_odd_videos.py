@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from brimful.sources.log_slow import announced_bytes
 from PIL import Image
 
 from brimful.errors import ImageError
 from brimful.sources import open_source
+from brimful.sources.announced import announced_bytes
 from brimful.vision.decode import decode
 from brimful.vision.host_frame import HostFrame
 
