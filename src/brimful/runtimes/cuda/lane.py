@@ -2,8 +2,8 @@
 
 There are several, so that batches are brought to the device and taken from it while one computes.
 Launching a small network's kernels from Python costs several times what they compute; a captured
-graph replays them in one call. A lane has one graph per canvas and batch size. The forwards of all
-lanes take `Turns`, so all graphs share the memory for what a network computes on its way.
+graph replays them in one call. A lane has one graph per canvas and batch size. A `ForwardSequencer`
+orders the forwards of all lanes, so all graphs share the memory of a network's activations.
 """
 
 from __future__ import annotations

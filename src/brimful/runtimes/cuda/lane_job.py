@@ -1,4 +1,4 @@
-"""Flight: a batch on its way through the device."""
+"""LaneJob: a batch on its way through the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns: the forwards of several lanes one after the other, in memory that they share.
+"""ForwardSequencer: the forwards of several lanes one after the other, in memory that they share.
 
 Side by side they slow each other down and end together: the device then has nothing to do until the
 host has launched the next ones, all at once. In turn, one follows the other without a gap, while
