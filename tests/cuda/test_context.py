@@ -82,7 +82,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def prepare(monkeypatch: pytest.MonkeyPatch, driver: Driver, *, initialized: bool = False) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialized)
     monkeypatch.setattr(context, "load_driver", lambda: driver)
-    context.prepare_context(DEVICE)
+    context.prepare_context(1)
 
 
 def test_a_context_gets_no_stacks(monkeypatch: pytest.MonkeyPatch, environment: None) -> None:

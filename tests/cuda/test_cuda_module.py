@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from brimful.cuda import module
+from brimful.cuda import driver, module
+from brimful.cuda.driver import load_library
 from brimful.cuda.module import compiled
 from brimful.errors import RuntimeFailedError
 from brimful.vision.cuda.jpeg import SOURCES
@@ -22,7 +23,7 @@ ELF = b"\x7fELF"
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Compile anew, and only where the compiler is there: CPU builds of PyTorch have none."""
     try:
-        module._library("NVIDIA's run-time compiler", tuple(module._compilers()))
+        load_library("NVIDIA's run-time compiler", tuple(module._compilers()))
     except RuntimeFailedError as error:
         pytest.skip(str(error))
     monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
@@ -49,7 +50,7 @@ def test_the_oldest_compiler_takes_them_too(monkeypatch: pytest.MonkeyPatch) -> 
     for builtins in found:  # the compiler asks for them by name
         ctypes.CDLL(str(builtins))
     compiler = next(file for file in found if file.name == "libnvrtc.so.12")
-    monkeypatch.setattr(module, "_loaded", {})
+    monkeypatch.setattr(driver, "_loaded", {})
     monkeypatch.setattr(module, "_compilers", lambda: [str(compiler)])
     assert compiled("jpeg", SOURCES, "sm_90").startswith(ELF)
     version = [ctypes.c_int(), ctypes.c_int()]
@@ -82,7 +83,7 @@ def test_what_does_not_compile_says_where(tmp_path: Path, cache: Path) -> None:
 
 def test_a_library_that_is_missing_is_named() -> None:
     with pytest.raises(RuntimeFailedError, match=r"the thing is not installed.*libnone\.so"):
-        module._library("the thing", ("libnone.so",))
+        load_library("the thing", ("libnone.so",))
 
 
 @pytest.mark.parametrize(("carveout", "asked"), [(None, []), (50, [(9, 50)])])

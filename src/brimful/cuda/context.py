@@ -9,32 +9,58 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+import sys
+import threading
+from contextlib import suppress
 
-import torch
-
-from brimful.cuda.module import load_driver
+from brimful.cuda.driver import load_driver
+from brimful.errors import RuntimeFailedError
 
 _STACK_SIZE = 0  # CU_LIMIT_STACK_SIZE
+_lock = threading.Lock()
 
 
-def prepare_context(device: Any) -> None:
+def start_context(device: str) -> None:
+    """Begin to make the context of a device on a thread: it takes as long as a tenth of PyTorch.
+
+    Args:
+        device: `cuda` or `cuda:INDEX`; of any other nothing is done.
+    """
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and (not index or index.isdecimal()):
+        ordinal = int(index or 0)
+        work = threading.Thread(target=_start, args=(ordinal,), name="brimful-context", daemon=True)
+        work.start()
+
+
+def prepare_context(ordinal: int) -> None:
     """Make the context of a device, unless this process uses CUDA already.
 
     Args:
-        device: CUDA device, with its index.
+        ordinal: Index of the CUDA device.
+
+    Raises:
+        RuntimeFailedError: There is no driver.
     """
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return  # somebody else made it, as they wanted it
-    # PyTorch gives cuBLAS 32 MiB a stream to work with, and the products here are small.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    driver = load_driver()
-    ordinal, context = ctypes.c_int(), ctypes.c_void_p()
-    # PyTorch takes the same context when its turn comes. What is wrong here it will say better.
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(ordinal), device.index):
-        return
-    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), ordinal):
-        return
-    if driver.cuCtxPushCurrent_v2(context) == 0:
-        driver.cuCtxSetLimit(_STACK_SIZE, ctypes.c_size_t(0))
-        driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+    with _lock:  # whoever asks while it is being made waits for it
+        torch = sys.modules.get("torch")
+        cuda = getattr(torch, "cuda", None)  # None while another thread imports it
+        if cuda is not None and cuda.is_initialized():
+            return  # somebody else made it, as they wanted it
+        # PyTorch gives cuBLAS 32 MiB a stream to work with, and the products here are small.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+        driver = load_driver()
+        device, context = ctypes.c_int(), ctypes.c_void_p()
+        # PyTorch takes the same context when its turn comes. What is wrong here it will say better.
+        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), ordinal):
+            return
+        if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
+            return
+        if driver.cuCtxPushCurrent_v2(context) == 0:
+            driver.cuCtxSetLimit(_STACK_SIZE, ctypes.c_size_t(0))
+            driver.cuCtxPopCurrent_v2(ctypes.byref(context))
+
+
+def _start(ordinal: int) -> None:
+    with suppress(RuntimeFailedError):  # whoever needs the driver will say that there is none
+        prepare_context(ordinal)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from brimful.cuda.captures import CAPTURES
-from brimful.cuda.module import load_driver
+from brimful.cuda.driver import load_driver
 from brimful.errors import RuntimeFailedError
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from brimful.cuda.module import load_driver
+from brimful.cuda.driver import load_driver
 from brimful.errors import RuntimeFailedError
 
 _NO_CONTEXT = 201  # CUDA_ERROR_INVALID_CONTEXT

@@ -1,18 +1,14 @@
 """CudaModule: CUDA C++ compiled where it runs, for what Triton cannot say.
 
 NVIDIA's run-time compiler comes with PyTorch, so nothing has to be installed; compilation takes a
-second or two, once a machine, and the artifact cache keeps the result. Both libraries are bound
-directly (docs.nvidia.com/cuda/nvrtc, docs.nvidia.com/cuda/cuda-driver-api): half a dozen calls.
-
-Calls that only queue something keep the interpreter's lock: they take microseconds, and asking for
-the lock again among a dozen threads takes longer (benchmarks/NOTES.md).
+second or two, once a machine, and the artifact cache keeps the result. The library is bound
+directly (docs.nvidia.com/cuda/nvrtc): half a dozen calls.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib.util
-import threading
 from collections.abc import Iterator, Sequence
 from ctypes.util import find_library
 from pathlib import Path
@@ -21,11 +17,9 @@ from typing import Any
 import torch
 
 from brimful.cuda.captures import synchronize
+from brimful.cuda.driver import check, load_driver, load_library
 from brimful.errors import RuntimeFailedError
 from brimful.models.artifact import artifact
-
-_lock = threading.Lock()
-_loaded: dict[tuple[str, type[ctypes.CDLL]], Any] = {}
 
 _CARVEOUT = 9  # CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
 
@@ -53,7 +47,7 @@ class CudaModule:
         self._driver = load_driver()
         self._module = ctypes.c_void_p()
         synchronize(device)  # the driver wants the device's context on this thread
-        _check("cuModuleLoadData", self._driver.cuModuleLoadData(ctypes.byref(self._module), image))
+        check("cuModuleLoadData", self._driver.cuModuleLoadData(ctypes.byref(self._module), image))
 
     def kernel(self, name: str, *, carveout: int | None = None) -> Kernel:
         """Return one of the kernels.
@@ -71,10 +65,10 @@ class CudaModule:
         status = self._driver.cuModuleGetFunction(
             ctypes.byref(function), self._module, name.encode()
         )
-        _check(f"cuModuleGetFunction of {name}", status)
+        check(f"cuModuleGetFunction of {name}", status)
         if carveout is not None:
             status = self._driver.cuFuncSetAttribute(function, _CARVEOUT, carveout)
-            _check(f"cuFuncSetAttribute of {name}", status)
+            check(f"cuFuncSetAttribute of {name}", status)
         return Kernel(load_driver(queueing=True).cuLaunchKernel, function, name)
 
     def close(self) -> None:
@@ -113,7 +107,7 @@ class Kernel:
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         sizes = (*grid, 1, threads, 1, 1)
         status = self._launch(self._function, *sizes, 0, stream, pointers, None)
-        _check(f"the launch of {self._name}", status)
+        check(f"the launch of {self._name}", status)
 
 
 def copy_in(target: int, source: int, size: int) -> None:
@@ -130,20 +124,7 @@ def copy_in(target: int, source: int, size: int) -> None:
     stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
     sizes = ctypes.c_uint64(target), ctypes.c_uint64(source), ctypes.c_size_t(size)
     driver = load_driver(queueing=True)
-    _check("the copy of files to the device", driver.cuMemcpyHtoDAsync_v2(*sizes, stream))
-
-
-def load_driver(*, queueing: bool = False) -> Any:
-    """Return the driver's library.
-
-    Args:
-        queueing: For calls that only queue something: they keep the interpreter's lock.
-
-    Raises:
-        RuntimeFailedError: There is none.
-    """
-    kind = ctypes.PyDLL if queueing else ctypes.CDLL
-    return _library("the CUDA driver", ("libcuda.so.1", "libcuda.so"), kind)
+    check("the copy of files to the device", driver.cuMemcpyHtoDAsync_v2(*sizes, stream))
 
 
 def compiled(
@@ -161,7 +142,7 @@ def compiled(
         RuntimeFailedError: The compiler is missing, or refuses the source.
         UsageError: The artifact cache cannot be written.
     """
-    compiler = _library("NVIDIA's run-time compiler", tuple(_compilers()))
+    compiler = load_library("NVIDIA's run-time compiler", tuple(_compilers()))
     text = "".join(f'#line 1 "{path.name}"\n{path.read_text()}' for path in sources)
     # A fused multiply-add would round a source position differently than OpenCV does.
     options = [f"--gpu-architecture={architecture}", "--fmad=false"]
@@ -185,7 +166,7 @@ def _compile(compiler: Any, text: str, name: str, options: list[str]) -> bytes:
     created = compiler.nvrtcCreateProgram(
         ctypes.byref(program), text.encode(), name.encode(), 0, None, None
     )
-    _check("nvrtcCreateProgram", created)
+    check("nvrtcCreateProgram", created)
     try:
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         if compiler.nvrtcCompileProgram(program, len(options), array):
@@ -199,36 +180,10 @@ def _compile(compiler: Any, text: str, name: str, options: list[str]) -> bytes:
 
 def _take(size_of: Any, get: Any, program: ctypes.c_void_p) -> bytes:
     size = ctypes.c_size_t()
-    _check("nvrtc", size_of(program, ctypes.byref(size)))
+    check("nvrtc", size_of(program, ctypes.byref(size)))
     buffer = ctypes.create_string_buffer(size.value)
-    _check("nvrtc", get(program, buffer))
+    check("nvrtc", get(program, buffer))
     return buffer.raw
-
-
-def _check(call: str, status: int) -> None:
-    if status:
-        raise RuntimeFailedError(f"{call} failed: CUDA error {status}")
-
-
-def _library(what: str, names: tuple[str, ...], kind: type[ctypes.CDLL] = ctypes.CDLL) -> Any:
-    """Load a library once; the first name that works wins."""
-    key = what, kind
-    loaded = _loaded.get(key)
-    if loaded is not None:
-        return loaded
-    with _lock:
-        if key not in _loaded:
-            for name in names:
-                try:
-                    _loaded[key] = kind(name)
-                    break
-                except OSError:
-                    continue
-            else:
-                raise RuntimeFailedError(
-                    f"{what} is not installed: none of {', '.join(names)} can be loaded"
-                )
-    return _loaded[key]
 
 
 def _compilers() -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from brimful.cuda.captures import synchronize
-from brimful.cuda.module import load_driver
+from brimful.cuda.driver import load_driver
 from brimful.errors import RuntimeFailedError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import functools
 import logging
@@ -13,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -52,6 +52,9 @@ from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.postprocess import build_postprocess
+
+if TYPE_CHECKING:
+    import asyncio
 
 LOOKAHEAD = 16
 """Images that may wait, letterboxed, for their canvas's turn."""
@@ -340,6 +343,8 @@ class Engine:
 
         When the task that awaits it is cancelled, the image is not run if that is still possible.
         """
+        import asyncio  # 20 ms, of which a job in the shell needs none
+
         submit = functools.partial(
             self.submit,
             image,
@@ -464,6 +469,8 @@ class Engine:
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
         chosen = list(canvases if canvases is not None else self._policy.canvases() or ())
+        for canvas in chosen:
+            self.runtime.prepare(canvas)
         futures = [self.submit(self._blank(canvas), client="warm-up") for canvas in chosen]
         for canvas, future in zip(chosen, futures, strict=True):
             result = future.result()

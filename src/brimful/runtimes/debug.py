@@ -174,6 +174,9 @@ class DebugRuntime:
         count = capacity or self.max_batch
         return DebugSlot(canvas, new_input(self.spec, self.input_format, canvas, count))
 
+    def prepare(self, canvas: Size) -> None:
+        """Do nothing: slots bring all that forwards need."""
+
     def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start a fake forward of the first `count` images."""
         assert isinstance(slot, DebugSlot)

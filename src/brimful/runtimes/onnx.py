@@ -67,6 +67,9 @@ class OnnxRuntime:
         count = self.spec.fixed_batch or capacity or self.max_batch
         return HostSlot(canvas, new_input(self.spec, self.input_format, canvas, count))
 
+    def prepare(self, canvas: Size) -> None:
+        """Do nothing: slots bring all that forwards need."""
+
     def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images; a fixed batch runs whole."""
         inputs = slot.inputs if self.spec.fixed_batch else slot.inputs[:count]

@@ -98,6 +98,9 @@ class OpenVinoRuntime:
             request.set_input_tensor(0, self._ov.Tensor(inputs, shared_memory=True))
         return OpenVinoSlot(canvas, inputs, request, compiled, not dynamic)
 
+    def prepare(self, canvas: Size) -> None:
+        """Do nothing: slots bring all that forwards need."""
+
     def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images; a static batch runs whole."""
         assert isinstance(slot, OpenVinoSlot)

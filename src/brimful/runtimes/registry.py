@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from brimful.cuda.context import start_context
+from brimful.cuda.triton_key import start_hashing
 from brimful.errors import MissingExtraError, UsageError
 from brimful.extras import installed, require
 from brimful.models.model import Format, Model
@@ -48,6 +50,7 @@ def _onnxruntime(model: Model, options: RuntimeOptions) -> Runtime:
 
 
 def _onnxruntime_cuda(model: Model, options: RuntimeOptions) -> Runtime:
+    start_context(options.device)
     feature = "The onnxruntime runtime on CUDA"
     require("torch", feature=feature, extra="onnxruntime-gpu")
     require("triton", feature=feature, extra="onnxruntime-gpu")
@@ -64,6 +67,8 @@ def _openvino(model: Model, options: RuntimeOptions) -> Runtime:
 
 def _torch(model: Model, options: RuntimeOptions) -> Runtime:
     if model.format == "pt" and options.device != "cpu":
+        start_context(options.device)  # while PyTorch is imported
+        start_hashing()
         require("triton", feature="The torch runtime on CUDA", extra="torch")
         from brimful.runtimes.cuda.runtime import TorchCudaRuntime
 

@@ -267,6 +267,14 @@ class Runtime(Protocol):
         """
         ...
 
+    def prepare(self, canvas: Size) -> None:
+        """Make now what forwards of a canvas would make on their way, besides slots.
+
+        Args:
+            canvas: (height, width).
+        """
+        ...
+
     def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images of a slot and return at once.
 

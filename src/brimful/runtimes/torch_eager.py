@@ -102,6 +102,9 @@ class TorchRuntime:
             inputs = tensor.numpy()
         return TorchSlot(canvas, inputs, tensor)
 
+    def prepare(self, canvas: Size) -> None:
+        """Do nothing: slots bring all that forwards need."""
+
     def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images; a fixed batch runs whole."""
         assert isinstance(slot, TorchSlot)

@@ -63,6 +63,10 @@ class Graph:
     keeps: tuple[Any, ...]
 
 
+_Captured = tuple[list[Tensor], DeviceSelect | None, DeviceMasks | None, Callable[[], None], Any]
+"""Outputs, selection, masks, replay, and what it reads that nothing else holds."""
+
+
 class Lane:
     """A stream, its buffers, and its graphs."""
 
@@ -146,11 +150,13 @@ class Lane:
         """Make room for the largest input, in values; graphs of a smaller buffer are dropped."""
         if values > self._input.numel():
             self._graphs.clear()
-            self._input = torch.empty(values, dtype=self._network.dtype, device=self._device)
+            self._input = zeros((values,), self._network.dtype, self._device)
             self._network.reserve(values)
 
     def capture(self, canvas: Size, bucket: int, config: PostprocessConfig | None) -> Graph:
         """Capture the forward of a canvas and batch size; nothing else may run on the lane.
+
+        Other lanes may, where the network is recorded.
 
         Args:
             canvas: (height, width).
@@ -173,17 +179,9 @@ class Lane:
         stream.wait_stream(torch.cuda.current_stream())
         self.live_host[0] = bucket
         with self._sequencer.capturing, flags, torch.cuda.stream(stream):
-            self.live.copy_(self.live_host, non_blocking=True)
-            clear(images)
-            network.compile(images)
-            # Searches of libraries for their fastest kernel must not be captured.
-            for _ in range(1 if network.fused else 3):
-                outputs = network(images)
-            select, masks = self._selection(config, outputs, bucket)
-            _launch(select, masks, outputs, self.live)
-            stream.synchronize()
-            torch.cuda.empty_cache()  # the capture takes its memory from a pool of its own
-            outputs, replay, keeps = self._captured(images, select, masks, outputs)
+            made = self._recorded(images, config) if shared else None
+            outputs, select, masks, replay, keeps = made or self._tried(images, config)
+        self.stream.wait_stream(stream)
         host_masks = spec.task == "segment" and masks is None
         needed = outputs if select is None else outputs[1:] if host_masks else []
         captured = Graph(
@@ -200,6 +198,40 @@ class Lane:
         if len(self._graphs) > GRAPHS_KEPT:
             self._graphs.popitem(last=False)
         return captured
+
+    def _recorded(self, images: Tensor, config: PostprocessConfig | None) -> _Captured | None:
+        """Capture a forward that was only recorded, if it can be; no other lane has to wait."""
+        stream = torch.cuda.current_stream()
+        recorded = self._network.record(images, self._sequencer.pool)
+        if recorded is None:
+            return None
+        program, outputs = recorded
+        select, masks = self._selection(config, outputs, len(images))
+        _launch(select, masks, outputs, self.live)  # compiles; what it selects from is garbage
+
+        def forward() -> None:
+            self.live.copy_(self.live_host, non_blocking=True)  # a replay reads what is there then
+            program.run(stream.cuda_stream)
+            _launch(select, masks, outputs, self.live)
+
+        graph, _ = capture(forward, self._sequencer.pool)
+        return outputs, select, masks, graph.replay, graph
+
+    def _tried(self, images: Tensor, config: PostprocessConfig | None) -> _Captured:
+        """Capture a forward that has run before, as libraries want it."""
+        network = self._network
+        self.live.copy_(self.live_host, non_blocking=True)
+        clear(images)
+        network.compile(images)
+        # Searches of libraries for their fastest kernel must not be captured.
+        for _ in range(1 if network.fused else 3):
+            outputs = network(images)
+        select, masks = self._selection(config, outputs, len(images))
+        _launch(select, masks, outputs, self.live)
+        torch.cuda.current_stream().synchronize()
+        torch.cuda.empty_cache()  # the capture takes its memory from a pool of its own
+        outputs, replay, keeps = self._captured(images, select, masks, outputs)
+        return outputs, select, masks, replay, keeps
 
     def _captured(
         self,

@@ -92,7 +92,7 @@ class TorchCudaRuntime:
         """
         # Some calls refuse a device without its index.
         self._device = torch.device("cuda", cuda_device(torch, options.device).index or 0)
-        prepare_context(self._device)
+        prepare_context(self._device.index)
         self._precision = options.precision
         self._techniques = techniques
         self._preparing = threading.Lock()
@@ -166,14 +166,21 @@ class TorchCudaRuntime:
         }
 
     def allocate(self, canvas: Size, *, capacity: int | None = None) -> CudaSlot:
-        """Make a slot; the first of a canvas captures all of its graphs.
+        """Make a slot; the first of a canvas captures its graphs, where that stops the lanes.
 
-        Captures must not fall into the middle of a job: they stop the lanes.
+        Graphs of a network that is recorded are captured when a batch needs them: a job of few
+        images needs few of them.
         """
         count = self.spec.fixed_batch or capacity or self.max_batch
-        with self._preparing:
-            self._prepare(canvas, count)
+        if not (self._network.recordable and self._techniques.graphs):
+            with self._preparing:
+                self._prepare(canvas, count)
         return CudaSlot(canvas, count, self.spec.channels)
+
+    def prepare(self, canvas: Size) -> None:
+        """Capture the graphs of a canvas."""
+        with self._preparing:
+            self._prepare(canvas, self.spec.fixed_batch or self.max_batch)
 
     def submit(self, slot: Slot, count: int, done: Done, params: Params = None) -> None:
         """Start the forward of the first `count` images, rounded up to the next graph."""

@@ -162,7 +162,9 @@ class DeviceMasks:
             enable_fp_fusion=False,
         )
         self._find(prototypes, rows_at_a_time, write=False)
-        place_changes[(batch,)](b.used, b.offsets, COLUMN_ROOM, CHANGE_ROOM, CHUNK=CHUNK)
+        place_changes[(batch,)](
+            b.used, b.offsets, COLUMN_ROOM, CHANGE_ROOM, CHUNK=CHUNK, enable_fp_fusion=False
+        )
         self._find(prototypes, rows_at_a_time, write=True)
         self._encode()
 
@@ -186,6 +188,7 @@ class DeviceMasks:
             programs,
             GEOMETRY=GEOMETRY,
             CHUNK=CHUNK,
+            enable_fp_fusion=False,
         )
         write_text[(batch, programs)](
             counts,
@@ -204,6 +207,7 @@ class DeviceMasks:
             programs,
             GEOMETRY=GEOMETRY,
             CHUNK=CHUNK,
+            enable_fp_fusion=False,
         )
 
     def masks(

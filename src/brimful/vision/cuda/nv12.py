@@ -157,6 +157,7 @@ def to_bgr(
         ROWS=TILE_ROWS,
         GROUPS=TILE_GROUPS,
         num_warps=4,
+        enable_fp_fusion=False,
     )
 
 

@@ -198,6 +198,7 @@ class DeviceSelect:
             self._settings.classes,
             self._limit,
             CHUNK=min(CHUNK, triton.next_power_of_2(candidates)),
+            enable_fp_fusion=False,
         )
         self._write(output, (candidates * columns, columns, 1), first_extra=6)
 
@@ -233,7 +234,14 @@ class DeviceSelect:
             enable_fp_fusion=False,
         )
         if anchors > config.max_nms:
-            keep_best[(batch,)](keys, self._found, anchors, config.max_nms, CHUNK=CHUNK)
+            keep_best[(batch,)](
+                keys,
+                self._found,
+                anchors,
+                config.max_nms,
+                CHUNK=CHUNK,
+                enable_fp_fusion=False,
+            )
         by_class = not config.agnostic_nms and spec.classes > 1
         rotated = spec.task == "obb"
         if rotated:

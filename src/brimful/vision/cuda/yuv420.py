@@ -85,7 +85,14 @@ def to_bgr(table: Any, *, count: int, largest: Size) -> None:
         return
     height, width = largest
     grid = (triton.cdiv(width, 4 * TILE_GROUPS), triton.cdiv(height, TILE_ROWS), count)
-    _planes_to_bgr[grid](table, COLUMNS=COLUMNS, ROWS=TILE_ROWS, GROUPS=TILE_GROUPS, num_warps=4)
+    _planes_to_bgr[grid](
+        table,
+        COLUMNS=COLUMNS,
+        ROWS=TILE_ROWS,
+        GROUPS=TILE_GROUPS,
+        num_warps=4,
+        enable_fp_fusion=False,
+    )
 
 
 @kernel

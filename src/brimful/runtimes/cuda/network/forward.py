@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from brimful.cuda.program import Program
 from brimful.spec import ModelSpec
 
 
@@ -41,6 +42,17 @@ class Forward(Protocol):
         """Prepare for images of this shape."""
         ...
 
+    def record(self, images: Tensor, pool: Any) -> tuple[Program, list[Tensor]] | None:
+        """Return what a forward launches, and the outputs that it writes, without running it.
+
+        None: it does more on the device than launch kernels of this package.
+
+        Args:
+            images: As it is called with.
+            pool: Of memory for activations and outputs, which all graphs share.
+        """
+        ...
+
     def anchors(self) -> tuple[Any, ...]:
         """Return what the last forward's graph reads besides weights, to be kept alive."""
         ...
@@ -53,11 +65,14 @@ class Network(Protocol):
         spec: What the model is.
         dtype: Of the images.
         fused: Whether the kernels are our own.
+        recordable: Whether forwards are recorded: their graphs take milliseconds to make, and
+            nothing has to run for it.
     """
 
     spec: ModelSpec
     dtype: Any
     fused: bool
+    recordable: bool
 
     def on(self, stream: Any) -> Forward:
         """Return the network as it runs on a torch stream, which must outlive it."""

@@ -72,7 +72,7 @@ def _put_in_place(parent: Any, name: str, module: nn.Module) -> None:
     """Replace a child, with the attributes that the network's own forward reads."""
     child = getattr(parent, name)
     for attribute in ("i", "f", "type", "np"):
-        if hasattr(child, attribute):
+        if attribute in vars(child):  # every module has a method that is called type
             setattr(module, attribute, getattr(child, attribute))
     setattr(parent, name, module)
 

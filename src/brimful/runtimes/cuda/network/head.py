@@ -49,6 +49,17 @@ class NmsFreeHead(nn.Module):
         # Graphs read these: they stay.
         self._tables: dict[tuple[Size, ...], Tensor] = {}
 
+    def prepare(self, canvas: Size, device: Any) -> None:
+        """Make what forwards of a canvas read besides weights, in memory that stays.
+
+        Args:
+            canvas: (height, width) of the images, multiples of the strides.
+            device: Where the weights are.
+        """
+        height, width = canvas
+        sides = [(height // int(stride), width // int(stride)) for stride in self.strides]
+        self._table(tuple(sides), device)
+
     def forward(self, levels: list[Tensor]) -> Tensor:
         """Return float32 (batch, rows, 6), `x1 y1 x2 y2 score class`, best first.
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from brimful.cuda.launcher import Launcher
-from brimful.models.checkpoint import load_checkpoint
+from brimful.cuda.program import Program
 from brimful.models.model import Model
 from brimful.runtimes.cuda.network.fuse import fuse
+from brimful.runtimes.cuda.network.kept import Opened, kept_network
+from brimful.runtimes.cuda.network.layers import FusedLayers
 from brimful.runtimes.runtime import Precision
 from brimful.spec import ModelSpec
 
@@ -23,6 +25,8 @@ class CudaNetwork:
     Whatever the precision, boxes are decoded in float32: in half precision a coordinate beyond 512
     is only known to half a pixel.
     """
+
+    capturable = True
 
     def __init__(
         self, model: Model, precision: Precision, device: Any, *, fused: bool = True
@@ -38,26 +42,20 @@ class CudaNetwork:
         Raises:
             ModelError: The file cannot be read.
         """
-        options = model.options
-        loaded = load_checkpoint(
-            model.path,
-            nms=options.nms,
-            overrides=options.overrides,
-            trust=options.trust,
-            max_det=options.max_det,
-        )
-        self.spec: ModelSpec = loaded.spec
         self.dtype = DTYPES[precision]
         self.fused = fused and precision != "fp32"
-        self._launcher = Launcher()
-        network = loaded.network
-        if precision != "fp32":
-            _lower(network, self.dtype)
         if self.fused:
-            fuse(network, self._launcher, self.dtype)
-        if precision != "fp32":
-            _decode_in_float(network.model[-1])
-        self.head: Any = network.model[-1]
+            opened = kept_network(model, precision, lambda: _open_fused(model, self.dtype))
+        else:
+            opened = _open(model, self.dtype)
+            if precision != "fp32":
+                _decode_in_float(opened[1].model[-1])
+        self.spec: ModelSpec = opened[0]
+        network = opened[1]
+        self.recordable = isinstance(network, FusedLayers)
+        self._launcher = _launcher_of(network) if self.fused else None
+        layers = network.layers if self.recordable else network.model
+        self.head: Any = layers[-1]
         # Anchors are made on the CPU, which a capture forbids: they are made once per shape in a
         # warm-up, and each graph keeps its own.
         if hasattr(self.head, "dynamic"):
@@ -75,8 +73,6 @@ class CudaNetwork:
         outputs = raw if isinstance(raw, tuple | list) else (raw,)
         return [output.float() for output in outputs]
 
-    capturable = True
-
     def on(self, stream: Any) -> CudaNetwork:
         """Return the network: its kernels run on whatever stream is the current one."""
         return self
@@ -86,9 +82,17 @@ class CudaNetwork:
 
     def compile(self, images: Tensor) -> None:
         """Compile the kernels that images of this shape need, side by side."""
-        if self.fused:
-            with self._launcher.compiling():
-                self(images)
+        if self._launcher is not None:
+            self._launcher.compile(lambda: self(images))
+
+    def record(self, images: Tensor, pool: Any) -> tuple[Program, list[Tensor]] | None:
+        """Return what a forward launches, and its outputs, where every part of it is ours."""
+        if not self.recordable or self._launcher is None:
+            return None
+        # Memory of the pool is every graph's: what stays must lie elsewhere.
+        self.head.prepare((images.shape[2], images.shape[3]), images.device)
+        with torch.cuda.use_mem_pool(pool, images.device):
+            return self._launcher.record(lambda: self(images))
 
     def close(self) -> None:
         """Drop the weights."""
@@ -97,6 +101,39 @@ class CudaNetwork:
     def anchors(self) -> tuple[Any, ...]:
         """Return what the last forward's graph reads besides weights, to be kept alive."""
         return getattr(self.head, "anchors", None), getattr(self.head, "strides", None)
+
+
+def _open(model: Model, dtype: Any) -> Opened:
+    """Read a checkpoint and lower its weights."""
+    # Where a network is kept, neither Ultralytics nor what reads its checkpoints is imported.
+    from brimful.models.checkpoint import load_checkpoint
+
+    options = model.options
+    loaded = load_checkpoint(
+        model.path,
+        nms=options.nms,
+        overrides=options.overrides,
+        trust=options.trust,
+        max_det=options.max_det,
+        digest=model.digest,
+    )
+    if dtype != torch.float32:
+        _lower(loaded.network, dtype)
+    return loaded.spec, loaded.network
+
+
+def _open_fused(model: Model, dtype: Any) -> Opened:
+    """Read a checkpoint, lower its weights and fuse its parts."""
+    spec, network = _open(model, dtype)
+    fuse(network, Launcher(), dtype)
+    _decode_in_float(network.model[-1])
+    return spec, network
+
+
+def _launcher_of(network: Any) -> Launcher | None:
+    """Return what runs the kernels of a network that was fused."""
+    launchers = (vars(part).get("_launcher") for part in network.modules())
+    return next((one for one in launchers if one is not None), None)
 
 
 def _lower(network: Any, dtype: Any) -> None:

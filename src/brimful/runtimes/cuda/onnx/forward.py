@@ -141,6 +141,9 @@ class OnnxForward:
         """Allocate and bind what a forward of this shape reads and writes."""
         self._last = self._bind(images)
 
+    def record(self, images: Tensor, pool: Any) -> None:
+        """Return None: what onnxruntime launches is its own business."""
+
     def anchors(self) -> tuple[Any, ...]:
         """Return what the last forward read and wrote; without it that shape is bound anew."""
         return (self._last,)

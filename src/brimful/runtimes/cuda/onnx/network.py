@@ -41,6 +41,7 @@ class OnnxNetwork:
     """
 
     fused = False
+    recordable = False
 
     def __init__(
         self,
