@@ -20,6 +20,10 @@ ImageFormat = Literal["JPEG", "PNG", "WebP", "BMP", "TIFF"] | RareFormat
 _ORIENTATION_TAG = 0x0112
 _WIDTH_TAG, _HEIGHT_TAG = 0x0100, 0x0101
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+# Bytes of a value of each type of EXIF, and the tags that OpenCV takes for so many fractions.
+_EXIF_BYTES = dict(enumerate((1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8), 1))
+_FRACTION = 5
+_FRACTIONS = {0x011A: 1, 0x011B: 1, 0x013E: 2, 0x013F: 6, 0x0211: 3, 0x0214: 6}
 _MAX_TIFF_TAGS = 4096
 # Segments of a JPEG and chunks of a PNG or a WebP. A file of nothing but the shortest ones would
 # take the interpreter minutes; a real one of 500 MB has some 60,000.
@@ -53,6 +57,8 @@ class Header:
         baseline: Whether it is a baseline JPEG (SOF0), the kind that devices decode.
         sampling: Of a JPEG in YCbCr, luma samples per chroma sample, (horizontal, vertical); None
             of any other, and where the two chroma components differ.
+        sound: Whether a JPEG's EXIF is as it should be wherever it turns the image. OpenCV takes
+            no orientation from some damaged ones, and has to be asked.
     """
 
     format: ImageFormat
@@ -62,6 +68,7 @@ class Header:
     scan: int = 0
     baseline: bool = False
     sampling: tuple[int, int] | None = None
+    sound: bool = True
 
     @property
     def size(self) -> Size | None:
@@ -142,10 +149,10 @@ def _jpeg(data: bytes | memoryview) -> Header:
 
 def _read_jpeg(data: bytes) -> Header:
     size: Size | None = None
-    baseline, is_ycc = False, True
+    baseline, is_ycc, sound = False, True, True
     sampling: tuple[int, int] | None = None
     orientation, components, at, end = 1, 0, 2, len(data)
-    parts = 0
+    parts = exifs = 0
     while at + 4 <= end and parts < _MAX_PARTS:
         parts += 1
         prefix, marker, length = _SEGMENT(data, at)
@@ -164,7 +171,7 @@ def _read_jpeg(data: bytes) -> Header:
         elif marker == 0xDA:
             if not is_ycc:
                 sampling = None
-            return Header("JPEG", size, orientation, components, at, baseline, sampling)
+            return Header("JPEG", size, orientation, components, at, baseline, sampling, sound)
         else:
             if marker in _SOF and at + 10 <= end:
                 height, width, components = _FRAME(data, at + 5)
@@ -172,9 +179,15 @@ def _read_jpeg(data: bytes) -> Header:
                 baseline = marker == 0xC0
                 sampling = _sampling(data, at) if components == 3 else None
             elif marker == 0xEE and data[at + 4 : at + 9] == b"Adobe" and at + 16 <= end:
-                is_ycc = data[at + 15] == 1  # 0: stored as RGB
-            elif marker == 0xE1 and orientation == 1 and data[at + 4 : at + 10] == b"Exif\0\0":
-                orientation = _exif_orientation(data[at + 10 : at + 2 + length])
+                if length >= 14:  # libjpeg ignores shorter ones
+                    is_ycc = data[at + 15] == 1  # 0: stored as RGB
+            elif marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+                exif = data[at + 10 : at + 2 + length]
+                if orientation == 1:
+                    orientation = _exif_orientation(exif)
+                # With several it is not known here which one OpenCV takes.
+                sound = orientation == 1 or (not exifs and _is_sound(exif))
+                exifs += 1
             at += 2 + max(length, 2)
     return Header("JPEG", size, orientation, components, 0, baseline)
 
@@ -295,3 +308,28 @@ def _exif_orientation(exif: bytes) -> int:
         return _tiff(exif, cut=True)[1]
     except (struct.error, OverflowError):  # as in `read_header`
         return 1
+
+
+def _is_sound(exif: bytes) -> bool:
+    """Whether all that the directory of EXIF names is there, as OpenCV has it."""
+    order = "<" if exif[:2] == b"II" else ">"
+    try:
+        (at,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, at)
+    except struct.error:
+        return False
+    end = len(exif)
+    entries = exif[at + 2 : at + 2 + 12 * count]
+    if len(entries) < 12 * count:
+        return False
+    for tag, kind, values, where in struct.iter_unpack(order + "HHII", entries):
+        if kind not in _EXIF_BYTES:
+            return False
+        if tag in _FRACTIONS:
+            if kind != _FRACTION:
+                return False
+            values = max(values, _FRACTIONS[tag])
+        size = values * _EXIF_BYTES[kind]
+        if size > 4 and where + size > end:
+            return False
+    return True

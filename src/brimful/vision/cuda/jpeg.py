@@ -130,8 +130,15 @@ class JpegDecoder:
 
     @staticmethod
     def takes(header: Header) -> bool:
-        """Whether such an image can be decoded here: a baseline JPEG in YCbCr, or a gray one."""
-        return header.baseline and (header.components == 1 or header.sampling in _SAMPLINGS)
+        """Whether such an image can be decoded here: a baseline JPEG in YCbCr, or a gray one.
+
+        What else its segments say is found out on the device, where `decode` refuses it.
+        """
+        return (
+            header.baseline
+            and header.sound
+            and (header.components == 1 or header.sampling in _SAMPLINGS)
+        )
 
     def decode(
         self, images: Any, statuses: Any, told: Any, *, count: int, most: int, mean: int

@@ -144,6 +144,9 @@ DEVICE void lay_out(Block* block, const Work* work) {
     block->share = share < SHARE_BITS ? SHARE_BITS : share;
     block->readers = (int)(((i64)kept * 8 + block->share - 1) / block->share);
     if (!block->readers) block->status = DAMAGED;
+    // libjpeg goes on to the image's end when it has all the pixels, and refuses most of what may
+    // come before it.
+    if (block->stop >= work->length || work->raw[block->stop] != 0xd9) block->status = DAMAGED;
 }
 
 DEVICE u32* starts_of(const Block* block, const Work* work) {

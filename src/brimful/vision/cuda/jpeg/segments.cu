@@ -1,4 +1,10 @@
 // Phases before the scan: what the segments of the file say, and the tables made of it.
+//
+// What libjpeg refuses or warns of must be refused here, since the CPU decodes with it. That is more
+// than decoding asks for: it refuses lengths that are too large, markers that mean nothing, and
+// tables that cannot be, used or not. A file that is refused here is the CPU's.
+
+#define LARGEST_SIDE 65500 // of an image, where the format has room for 65,535
 
 DEVICE int word(const u8* at) { return at[0] << 8 | at[1]; }
 
@@ -24,18 +30,25 @@ DEVICE int note_quantisers(Block* block, const u8* raw, int at, int end) {
     return at == end ? GOOD : UNSUPPORTED;
 }
 
+// Can these be the sampling factors of a component? Both are from 1 to 4.
+DEVICE int are_factors(int factors) {
+    return (u32)(factors >> 4) - 1 < 4 && (u32)(factors & 15) - 1 < 4;
+}
+
 DEVICE int note_frame(Block* block, const i64* image, const u8* raw, int at, int end, u8* names) {
     int across = (int)image[ACROSS], down = (int)image[DOWN];
     int components = image[CHROMA_PITCH] ? 3 : 1;
-    if (end - at < 6 + 3 * components || raw[at] != 8) return UNSUPPORTED;
+    int height = (int)image[HEIGHT], width = (int)image[WIDTH];
+    if (end - at != 6 + 3 * components || raw[at] != 8) return UNSUPPORTED;
     if (raw[at + 5] != components) return UNSUPPORTED;
-    if (word(raw + at + 1) != (int)image[HEIGHT] || word(raw + at + 3) != (int)image[WIDTH])
-        return UNSUPPORTED;
+    if (word(raw + at + 1) != height || word(raw + at + 3) != width) return UNSUPPORTED;
+    if (height > LARGEST_SIDE || width > LARGEST_SIDE) return UNSUPPORTED;
     for (int i = 0; i < components; i++) {
         const u8* component = raw + at + 6 + 3 * i;
         // The blocks of a component alone come in rows, whatever its sampling.
-        int expected = components == 1 ? component[1] : i ? 0x11 : across << 4 | down;
-        if (component[1] != expected || component[2] > 3) return UNSUPPORTED;
+        int right = components == 1 ? are_factors(component[1])
+                                    : component[1] == (i ? 0x11 : across << 4 | down);
+        if (!right || component[2] > 3) return UNSUPPORTED;
         names[i] = component[0];
         block->quantiser_of[i] = component[2];
     }
@@ -43,15 +56,15 @@ DEVICE int note_frame(Block* block, const i64* image, const u8* raw, int at, int
     block->parts = across * down + components - 1;
     block->across = across;
     block->down = down;
-    block->across_mcus = ((int)image[WIDTH] + 8 * across - 1) / (8 * across);
-    block->mcus = block->across_mcus * (((int)image[HEIGHT] + 8 * down - 1) / (8 * down));
+    block->across_mcus = (width + 8 * across - 1) / (8 * across);
+    block->mcus = block->across_mcus * ((height + 8 * down - 1) / (8 * down));
     return GOOD;
 }
 
 DEVICE int note_scan(Block* block, const u8* raw, int at, int end, const u8* names) {
     int components = block->components;
     const u8* spectrum = raw + at + 1 + 2 * components;
-    if (end - at < 4 + 2 * components || raw[at] != components) return UNSUPPORTED;
+    if (end - at != 4 + 2 * components || raw[at] != components) return UNSUPPORTED;
     for (int i = 0; i < components; i++) {
         int tables = raw[at + 2 + 2 * i];
         if (raw[at + 1 + 2 * i] != names[i] || tables & 0xee) return UNSUPPORTED;
@@ -63,6 +76,18 @@ DEVICE int note_scan(Block* block, const u8* raw, int at, int end, const u8* nam
     if (spectrum[0] != 0 || spectrum[1] != 63 || spectrum[2] != 0) return UNSUPPORTED;
     block->scan = end;
     return GOOD;
+}
+
+DEVICE int note_interval(Block* block, const u8* raw, int at, int end) {
+    if (end - at != 2) return UNSUPPORTED;
+    block->interval = word(raw + at);
+    return GOOD;
+}
+
+// Is it JFIF of a version that libjpeg warns of? Segments that are shorter say no version.
+DEVICE int is_odd_jfif(const u8* raw, int at, int end) {
+    return end - at >= 14 && raw[at] == 'J' && raw[at + 1] == 'F' && raw[at + 2] == 'I' &&
+           raw[at + 3] == 'F' && raw[at + 4] == 0 && raw[at + 5] != 1;
 }
 
 // Read the segments before the scan. One thread does it.
@@ -86,20 +111,22 @@ DEVICE void read_segments(Block* block, const i64* image, const Work* work) {
             continue;
         }
         int start = at + 4, end = at + 2 + word(raw + at + 2);
-        if (marker == 1 || (marker >= 0xd0 && marker <= 0xd9) || end < start || end > length)
+        if (end < start || end > length)
             status = UNSUPPORTED;
         else if (marker == 0xc4)
             status = note_tables(block, raw, start, end);
         else if (marker == 0xdb)
             status = note_quantisers(block, raw, start, end);
         else if (marker == 0xdd)
-            block->interval = end - start == 2 ? word(raw + start) : 0;
+            status = note_interval(block, raw, start, end);
         else if (marker == 0xda)
             status = framed ? note_scan(block, raw, start, end, names) : UNSUPPORTED;
         else if (marker == 0xc0) {
             status = framed ? UNSUPPORTED : note_frame(block, image, raw, start, end, names);
             framed = 1;
-        } else if (marker >= 0xc1 && marker <= 0xcf)
+        } else if (marker == 0xe0)
+            status = is_odd_jfif(raw, start, end) ? UNSUPPORTED : GOOD;
+        else if (marker != 0xfe && (marker < 0xe1 || marker > 0xef)) // comments, applications
             status = UNSUPPORTED;
         at = end;
     }
@@ -135,7 +162,8 @@ DEVICE int looks_at(int table) {
 
 DEVICE int look_bits(int table) { return table < 2 ? DC_BITS : LOOK_BITS; }
 
-// Bounds of each length of code, one table a thread.
+// Bounds of each length of code, one table a thread. No code may be all ones, and differences of
+// DC have at most 15 bits.
 DEVICE void measure_codes(Block* block, const Work* work, int thread) {
     if (thread >= 4 || !block->tables[thread]) return;
     const u8* counts = work->raw + block->tables[thread];
@@ -145,10 +173,13 @@ DEVICE void measure_codes(Block* block, const Work* work, int thread) {
         block->values_at[thread][length] = index - (int)code;
         code += counts[length - 1];
         index += counts[length - 1];
-        if (code > 1u << length) block->status = DAMAGED; // more codes than there are
+        if (code >= 1u << length) block->status = DAMAGED;
         block->above[thread][length] = code << (16 - length);
         code <<= 1;
     }
+    int symbols = 0;
+    for (int i = 0; thread < 2 && i < index; i++) symbols |= counts[16 + i];
+    if (symbols > 15) block->status = DAMAGED;
 }
 
 // What readers know a table by.
