@@ -94,7 +94,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
                 said.append("out of the pool")
 
         stream = SimpleNamespace(cuda_stream=STREAM, device="device")
-        monkeypatch.setattr(capture_module, "load_driver", lambda: driver)
+        monkeypatch.setattr(capture_module, "load_driver", lambda **options: driver)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
         monkeypatch.setattr(torch.cuda, "use_mem_pool", use)
         return driver, said

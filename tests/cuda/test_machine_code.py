@@ -17,7 +17,7 @@ import torch
 
 from brimful.cuda import machine_code as module
 from brimful.cuda.launch import Launch
-from brimful.cuda.machine_code import Function, MachineCode, machine_code
+from brimful.cuda.machine_code import Function, MachineCode, kept_code, machine_code
 
 pytest.importorskip("triton")
 
@@ -100,7 +100,9 @@ def test_it_is_kept_and_compiled_once(
     compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path / "cache"))
+    assert kept_code(launch_of(compiled), "sm_90") is None
     first = machine_code(launch_of(compiled), "sm_90")
+    assert kept_code(launch_of(compiled), "sm_90") == first
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("it is compiled")

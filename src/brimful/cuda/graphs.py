@@ -92,7 +92,7 @@ class Capture:
             pool: Where its memory comes from.
         """
         self._launchable = launchable
-        self._launch = load_driver().cuGraphLaunch
+        self._launch = load_driver(queueing=True).cuGraphLaunch
         # The graph goes before the memory that it names.
         finalizer = weakref.finalize(self, _destroy, launchable, pool)
         finalizer.atexit = False

@@ -22,7 +22,7 @@ from brimful.cuda.driver import check, load_driver
 from brimful.cuda.launch import Launch
 from brimful.errors import RuntimeFailedError
 from brimful.extras import installed_version
-from brimful.models.artifact import artifact, cache_root
+from brimful.models.artifact import artifact, cache_root, kept_artifact
 
 _WARP = 32
 _SHARED_BYTES = 48 * 2**10
@@ -227,7 +227,7 @@ def variant(launch: Launch) -> Hashable:
 
 
 def machine_code(launch: Launch, architecture: str) -> MachineCode | None:
-    """Return the code of a launch from the artifact cache, compiled if it is not there.
+    """Compile a launch and keep the code in the artifact cache, or find it there.
 
     None: only Triton can launch it.
 
@@ -238,8 +238,27 @@ def machine_code(launch: Launch, architecture: str) -> MachineCode | None:
     Raises:
         UsageError: The artifact cache cannot be used.
     """
+
+    def build(folder: Path) -> None:
+        MachineCode.of(launch.compile(), launch).save(folder)
+
+    facts = _facts(launch, architecture)
+    try:
+        return MachineCode.read(artifact("kernel", facts, build, root=_root(), runs=True))
+    except _SpecialKernelError:
+        return None
+
+
+def kept_code(launch: Launch, architecture: str) -> MachineCode | None:
+    """Return the code of a launch if the artifact cache has it; see `machine_code`."""
+    folder = kept_artifact("kernel", _facts(launch, architecture), root=_root(), runs=True)
+    return None if folder is None else MachineCode.read(folder)
+
+
+def _facts(launch: Launch, architecture: str) -> dict[str, object]:
+    """Return what decides the machine code of a launch, whatever the process."""
     function = launch.kernel.fn
-    facts = {
+    return {
         "kernel": f"{function.__module__}.{function.__qualname__}",
         "sources": _digest(Path(inspect.getfile(function)).parent),
         "triton": installed_version("triton"),
@@ -247,14 +266,6 @@ def machine_code(launch: Launch, architecture: str) -> MachineCode | None:
         "constants": list(launch.constants.items()),
         "arguments": [_kind(value) for value in launch.arguments],
     }
-
-    def build(folder: Path) -> None:
-        MachineCode.of(launch.compile(), launch).save(folder)
-
-    try:
-        return MachineCode.read(artifact("kernel", facts, build, root=_root(), runs=True))
-    except _SpecialKernelError:
-        return None
 
 
 def address(value: Any) -> Any:

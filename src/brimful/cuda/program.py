@@ -14,7 +14,14 @@ import torch
 
 from brimful.cpus import available_cpus
 from brimful.cuda.launch import Launch
-from brimful.cuda.machine_code import Bound, Function, TritonFunction, machine_code, variant
+from brimful.cuda.machine_code import (
+    Bound,
+    Function,
+    TritonFunction,
+    kept_code,
+    machine_code,
+    variant,
+)
 from brimful.log_slow import log_slow
 
 
@@ -33,16 +40,21 @@ class KernelTable:
             return
         major, minor = torch.cuda.get_device_capability()
         architecture = f"sm_{major}{minor}"
+        for key, launch in list(missing.items()):
+            code = kept_code(launch, architecture)
+            if code is not None:
+                self._functions[key] = Function(code)
+                del missing[key]
+        if not missing:
+            return
         doing = f"compiling {len(missing)} kernels for the GPU, once; the result is kept"
         workers = min(available_cpus(), len(missing))
         pool = ThreadPoolExecutor(workers, thread_name_prefix="brimful-compile")
         with log_slow(doing), pool:
             codes = [pool.submit(machine_code, one, architecture) for one in missing.values()]
-            for (key, launch), code in zip(missing.items(), codes, strict=True):
-                found = code.result()
-                self._functions[key] = (
-                    Function(found) if found else TritonFunction(launch.compile())
-                )
+            for (key, launch), made in zip(missing.items(), codes, strict=True):
+                code = made.result()
+                self._functions[key] = Function(code) if code else TritonFunction(launch.compile())
 
     def bind(self, launches: Sequence[Launch]) -> Program:
         """Return launches as a program; what they need is on the device afterwards."""

@@ -79,16 +79,38 @@ def artifact(
     Raises:
         UsageError: The cache cannot be written, or others may write there (`ownership`).
     """
-    text = json.dumps({"kind": kind, **facts}, sort_keys=True, default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()[:24]
     root = root or cache_root()
-    folder = root / f"{kind}-{key}"
+    folder, text = _place(kind, facts, root)
     if root.is_dir():
         check_root(root, runs=runs)
     if not _is_whole(folder, text):
         _make(folder, text, build, runs=runs)
     check_artifact(root, folder, runs=runs)
     return folder
+
+
+def kept_artifact(
+    kind: str, facts: Mapping[str, object], *, root: Path | None = None, runs: bool = False
+) -> Path | None:
+    """Return the folder of an artifact if the cache has it whole; arguments are `artifact`'s.
+
+    Raises:
+        UsageError: Others may write there.
+    """
+    root = root or cache_root()
+    folder, text = _place(kind, facts, root)
+    if not _is_whole(folder, text):
+        return None
+    check_root(root, runs=runs)
+    check_artifact(root, folder, runs=runs)
+    return folder
+
+
+def _place(kind: str, facts: Mapping[str, object], root: Path) -> tuple[Path, str]:
+    """Return the folder of an artifact, and the text of the facts that decide it."""
+    text = json.dumps({"kind": kind, **facts}, sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()[:24]
+    return root / f"{kind}-{key}", text
 
 
 def _make(folder: Path, text: str, build: Callable[[Path], None], *, runs: bool) -> None:

@@ -60,7 +60,10 @@ class Event:
     def __init__(self, blocking: bool = False) -> None:
         pass
 
-    def record(self) -> None:
+    def record(self, stream: Any) -> None:
+        pass
+
+    def wait(self, stream: Any) -> None:
         pass
 
     def synchronize(self) -> None:
@@ -88,12 +91,13 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     fake = SimpleNamespace(
         empty=tensor(torch.empty),
         zeros=tensor(torch.zeros),
-        cuda=SimpleNamespace(Event=Event, stream=lambda stream: contextlib.nullcontext()),
+        cuda=SimpleNamespace(stream=lambda stream: contextlib.nullcontext()),
         **{name: getattr(torch, name) for name in ("uint8", "int32", "int64", "OutOfMemoryError")},
     )
     for module in (decoding, file_memory):
         monkeypatch.setattr(module, "torch", fake)
     monkeypatch.setattr(decoding, "copy_in", ctypes.memmove)
+    monkeypatch.setattr(decoding, "Event", Event)
     monkeypatch.setattr(
         decoding, "zeros", lambda shape, dtype, device: torch.zeros(shape, dtype=dtype)
     )
@@ -254,7 +258,7 @@ def test_where_memory_is_short_pieces_get_smaller(
     made: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "take_stream", lambda device: stream())
-    monkeypatch.setattr(loader, "torch", SimpleNamespace(cuda=SimpleNamespace(Event=Event)))
+    monkeypatch.setattr(loader, "Event", Event)
     encoded = [read_encoded(jpeg(i)) for i in range(8)] + [read_encoded(jpeg(8, (200, 300)))]
     needed, large = (room(encoded[i].header).total for i in (0, 8))
     there_are = 5 * needed
@@ -295,7 +299,7 @@ def test_what_the_device_refuses_is_decoded_on_the_host(
 ) -> None:
     """One image is broken, one of a kind that the device does not know; the others do not care."""
     monkeypatch.setattr(loader, "take_stream", lambda device: stream())
-    monkeypatch.setattr(loader, "torch", SimpleNamespace(cuda=SimpleNamespace(Event=Event)))
+    monkeypatch.setattr(loader, "Event", Event)
     files = [jpeg(1), damaged(jpeg(2)), with_a_third_table(jpeg(3)), jpeg(4)]
     encoded = [read_encoded(data) for data in files]
     limit = 2 * room(encoded[0].header).total  # so in two pieces

@@ -89,11 +89,13 @@ class Device:
     def event(self, blocking: bool = False) -> Any:
         queue, at = self.queue, 0
 
-        def record() -> None:
+        def record(stream: Any) -> None:
             nonlocal at
             at = len(queue.work)
 
-        return SimpleNamespace(record=record, synchronize=lambda: queue.run(at))
+        return SimpleNamespace(
+            record=record, synchronize=lambda: queue.run(at), wait=lambda stream: None
+        )
 
 
 REAL_TO_BGR = host_frames.to_bgr
@@ -104,11 +106,12 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     played = Device()
     fake = SimpleNamespace(
         empty=played.empty,
-        cuda=SimpleNamespace(Event=played.event, stream=lambda stream: contextlib.nullcontext()),
+        cuda=SimpleNamespace(stream=lambda stream: contextlib.nullcontext()),
         **{name: getattr(torch, name) for name in ("uint8", "int64", "OutOfMemoryError")},
     )
     for module in (host_frames, loader):
         monkeypatch.setattr(module, "torch", fake)
+        monkeypatch.setattr(module, "Event", played.event)
     monkeypatch.setattr(host_frames, "copy_in", played.copy_in)
     monkeypatch.setattr(host_frames, "to_bgr", played.to_bgr)
     monkeypatch.setattr(loader, "take_stream", lambda device: played.queue)

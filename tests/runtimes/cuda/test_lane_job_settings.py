@@ -90,6 +90,7 @@ def lane_with(
     lane._network, lane._captures, lane._sequencer = network, captures, sequencer
     pinned = {"pin_memory": DEVICE.type == "cuda"}
     lane.live_host = torch.full((1,), BATCH, dtype=torch.int32, **pinned)
+    lane._live_count = lane.live_host.numpy()
     lane.live = torch.full((1,), BATCH, dtype=torch.int32, device=DEVICE)
     select = DeviceSelect(spec, ENGINE, BATCH, 12, DEVICE)
     select.launch(network.output, lane.live)  # compiles

@@ -18,9 +18,6 @@ class Stream:
     def __init__(self, name: str, said: list[Any]) -> None:
         self.name, self.said = name, said
 
-    def wait_event(self, event: Event) -> None:
-        self.said.append((self.name, "waits for", event.name))
-
 
 class Event:
     def __init__(self, name: str, said: list[Any]) -> None:
@@ -28,6 +25,9 @@ class Event:
 
     def record(self, stream: Stream) -> None:
         self.said.append((stream.name, "records", self.name))
+
+    def wait(self, stream: Stream) -> None:
+        self.said.append((stream.name, "waits for", self.name))
 
 
 @pytest.fixture

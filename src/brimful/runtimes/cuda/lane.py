@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from brimful.cuda.events import Event
 from brimful.cuda.graphs import capture
 from brimful.cuda.memory import clear, zeros
 from brimful.cuda.streams import give_stream, take_stream
@@ -89,10 +90,11 @@ class Lane:
         """
         self.stream: Any = take_stream(device)
         self.fixed_batch = network.spec.fixed_batch
-        self.finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self.finished = Event(blocking=True)
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
         self.table = zeros((capacity, COLUMNS), torch.int64, device)
         self.live_host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
+        self._live_count = self.live_host.numpy()  # PyTorch gives the interpreter's lock away
         self.live = zeros((1,), torch.int32, device)
         self._network = network.on(self.stream)
         self._device = device
@@ -121,7 +123,7 @@ class Lane:
             params: What becomes a detection in each of them, where not all take what the graph was
                 captured with.
         """
-        self.live_host[0] = count
+        self._live_count[0] = count
         hosts = slot.host_outputs(graph.outputs)
         with torch.cuda.stream(self.stream):
             if graph.select is not None:

@@ -59,7 +59,11 @@ LANES = 2
 FEEDERS = 2
 """Batches that are decoded and launched at the same time."""
 
-DEFAULT_BATCH = 64
+DEFAULT_BATCH, LARGE_BATCH = 64, 128
+"""Images of a batch where nobody says: a large one costs the host half as much an image."""
+
+LARGE_MEMORY = 15 * 2**30
+"""Bytes of a device from which on batches are large."""
 
 ROOM = 128 * 2**20
 """A driver has room for so many bytes of decoded images at least: one of 28 megapixels."""
@@ -228,7 +232,8 @@ class TorchCudaRuntime:
             self._budget.enforce()
         fixed = self.spec.fixed_batch or options.max_batch
         if fixed is None and self._budget is None and not options.tune_batch:
-            fixed = DEFAULT_BATCH
+            memory = torch.cuda.get_device_properties(self._device).total_memory
+            fixed = LARGE_BATCH if memory >= LARGE_MEMORY else DEFAULT_BATCH
         for batch in sizes_to_try(fixed):
             if self._fits(batch, model, options):
                 return

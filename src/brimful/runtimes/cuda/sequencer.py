@@ -49,7 +49,7 @@ class ForwardSequencer:
         """
         with self._lock:
             if self._last is not None:
-                stream.wait_event(self._last)
+                self._last.wait(stream)
             try:
                 yield
             finally:  # what was queued before an error runs all the same

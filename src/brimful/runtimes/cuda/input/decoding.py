@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from brimful.cuda.events import Event
 from brimful.cuda.memory import zeros
 from brimful.cuda.module import copy_in
 from brimful.runtimes.cuda.input.pinned_files import place_of
@@ -71,7 +72,7 @@ class Decoding:
         self._table = zeros((batch, COLUMNS), torch.int64, device)
         self._statuses_host = torch.zeros(batch, dtype=torch.int32, pin_memory=True)
         self._statuses = zeros((batch,), torch.int32, device)
-        self._finished: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._finished = Event(blocking=True)
         self._taken: dict[tuple[Size | None, tuple[int, int] | None], bool] = {}
         self._last_taken: Header | None = None
 
@@ -151,7 +152,7 @@ class Decoding:
                 most=most,
                 mean=int(lengths.mean()),
             )
-            self._finished.record()
+            self._finished.record(self._stream)
         self._finished.synchronize()
         return set(np.flatnonzero(self._statuses_host.numpy()[:count] != GOOD).tolist())
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from brimful.cuda.events import Event
 from brimful.cuda.module import copy_in
 from brimful.native.copy_planes import COLUMNS as COPY_COLUMNS
 from brimful.native.copy_planes import CopyPlanes, open_copier
@@ -138,7 +139,7 @@ class HostFrames:
         self._copy_planes: CopyPlanes = open_copier()
         self._staged = torch.empty(0, dtype=torch.uint8, pin_memory=True)
         self._memory = torch.empty(0, dtype=torch.uint8, device=stream.device)
-        self._copied: Any = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._copied = Event(blocking=True)
 
     def fitting(self, host_frames: Iterable[HostFrame]) -> list[HostFramePlan]:
         """Return the plans of the first host frames, as many as fit the memory together.
@@ -201,7 +202,7 @@ class HostFrames:
         largest = max(plan.stored[0] for plan in chosen), max(plan.stored[1] for plan in chosen)
         with torch.cuda.stream(self._stream):
             copy_in(base, self._staged.data_ptr(), staged)
-            self._copied.record()
+            self._copied.record(self._stream)
             there = self._memory[:table_bytes].view(torch.int64).view(-1, COLUMNS)
             to_bgr(there, count=len(chosen), largest=largest)
         found = zip(chosen, (base + outputs[:-1]).tolist(), strict=True)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from brimful.cuda.events import Event
 from brimful.cuda.streams import give_stream, take_stream
 from brimful.errors import ImageError
 from brimful.runtimes.cuda.input.decoding import Decoding
@@ -79,7 +80,7 @@ class Loader:
         """
         self._channels = channels
         self._stream: Any = take_stream(device)
-        self._ready: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._ready = Event()
         self._plans = Plans()
         self._host_frames = HostFrames(batch, self._stream) if host_frames else None
         self._decoding: Decoding | None = None
@@ -153,7 +154,7 @@ class Loader:
         """
         with torch.cuda.stream(self._stream):
             for event in piece.ready:
-                self._stream.wait_event(event)
+                event.wait(self._stream)
             if self._decoding is not None and piece.decoded:
                 self._decoding.place(graph.input, piece.decoded)
             if piece.table is not None:
@@ -162,8 +163,8 @@ class Loader:
                 lane.table[start:stop].copy_(lane.table_host[start:stop], non_blocking=True)
                 letterbox(lane.table[start:stop], graph.input, count=stop - start)
                 start = stop
-            self._ready.record()
-        lane.stream.wait_event(self._ready)
+            self._ready.record(self._stream)
+        self._ready.wait(lane.stream)
         return start
 
     def close(self) -> None:
