@@ -140,7 +140,7 @@ void brimful_place(const i64* image, void* out, int height, int width, int type)
     int threads = (width + GROUP - 1) / GROUP * ((height + LINES - 1) / LINES);
     for (int first = 0; first < threads; first += LANES) {
         for (int lane = 0; lane < LANES; lane++) {
-            strips[lane] = strip_of(image, &canvases, first + lane);
+            strips[lane] = strip_of(image, &canvases, first + lane, way_of(image));
             announce(&joint, &strips[lane], image, &canvases, lane);
         }
         for (int lane = 0; lane < LANES; lane++)
@@ -148,7 +148,7 @@ void brimful_place(const i64* image, void* out, int height, int width, int type)
         for (int line = 0; line < LINES; line++) {
             for (int lane = 0; lane < LANES; lane++)
                 make_row(&strips[lane], image, &canvases, line, joint.parts + lane * GROUP_PARTS,
-                         is_grouped(image));
+                         way_of(image));
             for (int lane = 0; lane < LANES && canvases.joint; lane++)
                 write_joint(&joint, &shares[lane], &canvases, line, lane);
         }

@@ -40,7 +40,7 @@ SOURCES = tuple(
     Path(__file__).with_suffix("") / f"{name}.cu"
     for name in (
         *("types", "pairs", "segments", "bits", "scan", "dc", "transform"),
-        *("pixels", "groups", "place", "kernels"),
+        *("pixels", "groups", "stretch", "place", "kernels"),
     )
 )
 """The kernels' files, which are one source."""

@@ -131,16 +131,16 @@ transform_blocks(const i64* images, int* statuses, int* told) {
 }
 
 // The rows of a block's groups.
-DEVICE void place_rows(const i64* image, const Canvases* canvases, Joint* joint, int grouped) {
+DEVICE void place_rows(const i64* image, const Canvases* canvases, Joint* joint, int way) {
     int thread = (int)threadIdx.x, lane = thread % LANES;
-    Strip strip = strip_of(image, canvases, (int)(blockIdx.x * blockDim.x) + thread);
+    Strip strip = strip_of(image, canvases, (int)(blockIdx.x * blockDim.x) + thread, way);
     announce(joint, &strip, image, canvases, lane);
     __syncwarp();
     const Share share = share_of(joint, image, canvases, lane);
     ROLLED
     for (int line = 0; line < LINES; line++) {
         uint4* parts = joint->parts + lane * GROUP_PARTS;
-        make_row(&strip, image, canvases, line, parts, grouped);
+        make_row(&strip, image, canvases, line, parts, way);
         __syncwarp();
         if (canvases->joint) write_joint(joint, &share, canvases, line, lane);
         __syncwarp(); // it has been read before the next row is made
@@ -155,7 +155,9 @@ place_images(const i64* images, const int* statuses, void* out, i64 height, i64 
     const i64* image = images + (i64)blockIdx.y * COLUMNS;
     const Canvases canvases = canvases_of(out, height, width, type);
     Joint* joint = &joints[threadIdx.x / LANES];
-    // Twice, for the compiler: what only one of them needs takes no registers from the other.
-    if (is_grouped(image)) place_rows(image, &canvases, joint, 1);
-    else place_rows(image, &canvases, joint, 0);
+    // Thrice, for the compiler: what only one of them needs takes no registers from the others.
+    int way = way_of(image);
+    if (way == GROUPED) place_rows(image, &canvases, joint, GROUPED);
+    else if (way == RESIZED) place_rows(image, &canvases, joint, RESIZED);
+    else place_rows(image, &canvases, joint, TURNED);
 }

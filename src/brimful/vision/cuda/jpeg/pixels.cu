@@ -125,34 +125,3 @@ DEVICE Taps taps_at(int position, i64 scale_bits) {
     taps.second_weight = (int)((part * 2048.0f + 12582912.0f) - 12582912.0f);
     return taps;
 }
-
-// A pixel of the resized image.
-DEVICE u32 resized_pixel(const Picture* picture, const i64* image, int y, int x) {
-    int turned = picture->orientation >= 5;
-    int last_row = (turned ? picture->width : picture->height) - 1;
-    int last_column = (turned ? picture->height : picture->width) - 1;
-    Taps across = taps_at(x, image[SCALE_X]), down = taps_at(y, image[SCALE_Y]);
-    int left = limited(across.first, last_column), right = left + 1;
-    // Beyond an edge OpenCV repeats rows with the weights as they are, but of columns it takes the
-    // last one alone. The sums are rounded down, so the difference can be seen.
-    if (across.first < 0 || across.first >= last_column) {
-        across.weight = 2048;
-        across.second_weight = 0;
-        right = left;
-    }
-    int upper = limited(down.first, last_row), lower = limited(down.first + 1, last_row);
-    int sums[3] = {2, 2, 2};
-    ROLLED
-    for (int i = 0; i < 2; i++) {
-        int row = i ? lower : upper, weight = i ? down.second_weight : down.weight;
-        if (!weight) continue; // as every row has it where three become one
-        u32 pixel = upright_pixel(picture, row, left), next = pixel;
-        if (across.second_weight) next = upright_pixel(picture, row, right);
-        for (int j = 0; j < 3; j++) {
-            int sum = (int)(pixel >> 8 * j & 255) * across.weight +
-                      (int)(next >> 8 * j & 255) * across.second_weight;
-            sums[j] += (weight * (sum >> 4)) >> 16;
-        }
-    }
-    return (u32)(sums[2] >> 2) << 16 | (u32)(sums[1] >> 2) << 8 | (u32)(sums[0] >> 2);
-}

@@ -13,6 +13,11 @@
 #define LANES 32           // threads that put their groups together
 #define GROUP_PARTS 3      // of 16 bytes, in a group of 16-bit values
 
+// How the pixels of an image come.
+#define TURNED 0  // one by one
+#define GROUPED 1 // in groups, as they are, where they are, and filtered
+#define RESIZED 2 // in groups that are stretched
+
 #define FLOAT32 0
 #define FLOAT16 1
 #define BFLOAT16 2
@@ -60,7 +65,8 @@ typedef struct {
 typedef struct {
     Picture picture;
     Group group;
-    int row, rows; // of the image, where the first one is, and how many
+    Stretch stretch; // if it is resized
+    int row, rows;   // of the image, where the first one is, and how many
 } Strip;
 
 DEVICE int is_resized(const i64* image) {
@@ -75,7 +81,7 @@ DEVICE int is_grouped(const i64* image) {
            (image[ACROSS] == 1 || (image[WIDTH] - 1) / 2 >= NARROW);
 }
 
-DEVICE Strip strip_of(const i64* image, const Canvases* canvases, int index) {
+DEVICE Strip strip_of(const i64* image, const Canvases* canvases, int index, int way) {
     Strip strip;
     strip.picture = picture_of(image);
     int groups = (canvases->width + GROUP - 1) / GROUP;
@@ -88,37 +94,42 @@ DEVICE Strip strip_of(const i64* image, const Canvases* canvases, int index) {
         strip.group.rows[i / GROUP] = -1;
         strip.group.samples[i / GROUP][i % GROUP] = 0;
     }
+    if (way == RESIZED) strip.stretch = stretch_at(&strip.picture, image, strip.group.column);
     return strip;
 }
 
-// The levels of a group's row of an image that is resized or turned, pixel after pixel.
+DEVICE int way_of(const i64* image) {
+    return is_resized(image) ? RESIZED : is_grouped(image) ? GROUPED : TURNED;
+}
+
+// The levels of a group's row of an image that is turned, pixel after pixel.
 DEVICE void read_pixels(const i64* image, int row, int column, u8* bytes) {
     const Picture picture = picture_of(image); // again: not all of it is needed everywhere
-    int resized = is_resized(image), wide = (int)image[RESIZED_WIDTH];
+    int wide = (int)image[RESIZED_WIDTH];
     ROLLED
     for (int i = 0; i < GROUP; i++) {
         if (column + i < 0 || column + i >= wide) continue;
-        u32 pixel = resized ? resized_pixel(&picture, image, row, column + i)
-                            : upright_pixel(&picture, row, column + i);
+        u32 pixel = upright_pixel(&picture, row, column + i);
         for (int j = 0; j < 3; j++) bytes[3 * i + j] = (u8)(pixel >> 8 * j);
     }
 }
 
 // Make a thread's row of the canvas, the first one of its strip being 0: in `parts`, or, if groups
-// are not joint, in the canvas. `grouped`: as `is_grouped` says.
+// are not joint, in the canvas. `way`: as `way_of` says.
 DEVICE void make_row(Strip* strip, const i64* image, const Canvases* canvases, int line,
-                     uint4* parts, int grouped) {
+                     uint4* parts, int way) {
     int row = strip->row + line, column = strip->group.column;
     if (line >= strip->rows) return;
-    int high = grouped ? strip->picture.height : (int)image[RESIZED_HEIGHT];
-    int wide = grouped ? strip->picture.width : (int)image[RESIZED_WIDTH];
+    int high = way == GROUPED ? strip->picture.height : (int)image[RESIZED_HEIGHT];
+    int wide = way == GROUPED ? strip->picture.width : (int)image[RESIZED_WIDTH];
     // Values of 16 bits may take the place of bytes: those that have been read.
     u8* bytes = (u8*)parts + 3 * GROUP;
     int first = least(GROUP, -column), behind = wide - column; // pixels of the image
     int inside = row >= 0 && row < high && first < GROUP && behind > 0;
-    int halves = canvases->joint && canvases->type == FLOAT16 && inside && grouped;
+    int halves = canvases->joint && canvases->type == FLOAT16 && inside && way == GROUPED;
     if (!inside) behind = 0;
-    else if (!grouped) read_pixels(image, row, column, bytes);
+    else if (way == TURNED) read_pixels(image, row, column, bytes);
+    else if (way == RESIZED) bring_resized(&strip->picture, image, &strip->stretch, row, bytes);
     else bring_pixels(&strip->picture, &strip->group, row, halves ? parts : 0, bytes);
     if (first > 0 || behind < GROUP) {
         u16 gray = half_of(PAD);
