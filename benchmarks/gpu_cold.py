@@ -46,7 +46,7 @@ def photographs(count: int) -> Path:
 
 
 def shell(command: list[str], row: re.Pattern[bytes]) -> dict[str, Any]:
-    """Run a command; return its wall time and the time to the first line with `row` in it.
+    """Run a command; return its wall time, and the time to its first and last line about an image.
 
     Args:
         command: The program and its arguments.
@@ -59,19 +59,20 @@ def shell(command: list[str], row: re.Pattern[bytes]) -> dict[str, Any]:
     errors: list[bytes] = []
     drain = threading.Thread(target=lambda: errors.append(process.stderr.read()))  # type: ignore[union-attr]
     drain.start()
-    first, rows, rest = 0.0, 0, b""
+    first, last, rows, rest = 0.0, 0.0, 0, b""
     while chunk := os.read(process.stdout.fileno(), 1 << 20):
         lines = (rest + chunk).split(b"\n")
         rest = lines.pop()
         rows += sum(row.match(line) is not None for line in lines)
-        if rows and not first:
-            first = time.perf_counter() - started
+        if rows:
+            last = time.perf_counter() - started
+            first = first or last
     status = process.wait()
     wall = time.perf_counter() - started
     drain.join()
     if status:
         sys.exit(f"{command} ended with {status}: {errors[0][-2000:].decode(errors='replace')}")
-    return {"wall_s": wall, "first_s": first, "rows": rows}
+    return {"wall_s": wall, "first_s": first, "last_s": last, "rows": rows}
 
 
 def contestants(options: argparse.Namespace, folder: Path) -> dict[str, Contestant]:
@@ -113,6 +114,7 @@ def main() -> None:
             row[side] = {
                 "wall_s": round(statistics.median(run["wall_s"] for run in found), 2),
                 "first_s": round(statistics.median(run["first_s"] for run in found), 2),
+                "last_s": round(statistics.median(run["last_s"] for run in found), 2),
                 "walls_s": [round(run["wall_s"], 2) for run in found],
                 "firsts_s": [round(run["first_s"], 2) for run in found],
             }

@@ -41,6 +41,10 @@ class Driver:
         self.said.append(("synchronize", event.value))
         return self.status
 
+    def cuEventElapsedTime(self, milliseconds: Any, start: Any, stop: Any) -> int:
+        ctypes.cast(milliseconds, ctypes.POINTER(ctypes.c_float))[0] = 12.5
+        return self.status
+
     def cuEventDestroy_v2(self, event: Any) -> int:
         self.said.append(("destroy", event.value))
         return 0
@@ -73,6 +77,15 @@ def test_it_says_where_it_is_and_who_waits(driver: Driver) -> None:
     ]
 
 
+def test_a_timed_one_tells_the_time_to_another(driver: Driver) -> None:
+    begun, finished = Event(timed=True), Event(timed=True, blocking=True)
+    assert driver.said == [("create", 0), ("create", BLOCKING)]
+    assert begun.seconds_until(finished) == 0.0125
+    driver.status = 600
+    with pytest.raises(RuntimeFailedError, match="600"):
+        begun.seconds_until(finished)
+
+
 def test_what_the_driver_refuses_is_an_error(driver: Driver) -> None:
     event, stream = Event(), SimpleNamespace(cuda_stream=5)
     driver.status = 700
@@ -88,14 +101,18 @@ def test_a_stream_waits_for_another() -> None:
     target = torch.zeros(2**24, device="cuda")
     writing, reading = torch.cuda.Stream(), torch.cuda.Stream()
     torch.cuda.synchronize()
-    event = Event(blocking=True)
+    event, begun, finished = Event(blocking=True), Event(timed=True), Event(timed=True)
     with torch.cuda.stream(writing):
+        begun.record()
         for _ in range(200):
             source.add_(1)
         event.record()
+        finished.record()
     event.wait(reading)
     with torch.cuda.stream(reading):
         target.copy_(source)
         event.record()
     event.synchronize()
     assert target.cpu().unique().tolist() == [200]
+    finished.synchronize()
+    assert 0 < begun.seconds_until(finished) < 60

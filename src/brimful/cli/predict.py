@@ -21,7 +21,7 @@ from brimful.cli.process import start_quietly
 from brimful.cluster.devices import parse_devices
 from brimful.cluster.start import start_engines
 from brimful.demo.model import resolve_model
-from brimful.engine.interpreter import prepare_interpreter
+from brimful.engine.interpreter import collector_off, prepare_interpreter
 from brimful.errors import UsageError
 from brimful.load import load
 from brimful.models.artifact import digest_of
@@ -142,7 +142,9 @@ def predict(
         limits=DecodeLimits(max_pixels=max_pixels, max_bytes=max_bytes),
     )
     start = functools.partial(start_quietly, loading, quiet=quiet)
-    with start_engines(start, devices, chosen, threads=threads, workers=workers) as engine:
+    with collector_off():
+        started = start_engines(start, devices, chosen, threads=threads, workers=workers)
+    with started as engine:
         job = {
             "model": None if chosen is None else digest_of(Path(chosen)),
             "source": source,

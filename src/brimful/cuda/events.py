@@ -20,18 +20,19 @@ _BLOCKING, _WITHOUT_TIME = 1, 2  # CU_EVENT_BLOCKING_SYNC, CU_EVENT_DISABLE_TIMI
 class Event:
     """An event of the current device. One that was never recorded is over."""
 
-    def __init__(self, *, blocking: bool = False) -> None:
+    def __init__(self, *, blocking: bool = False, timed: bool = False) -> None:
         """Make one.
 
         Args:
             blocking: Let `synchronize` sleep, and not spin.
+            timed: Note the time, for `seconds_until`.
 
         Raises:
             RuntimeFailedError: The driver refuses.
         """
         torch.cuda.current_stream().query()  # a thread has no context before it calls the runtime
         self._handle = ctypes.c_void_p()
-        flags = _WITHOUT_TIME | (_BLOCKING if blocking else 0)
+        flags = (0 if timed else _WITHOUT_TIME) | (_BLOCKING if blocking else 0)
         check("cuEventCreate", load_driver().cuEventCreate(ctypes.byref(self._handle), flags))
         queueing = load_driver(queueing=True)
         self._record, self._wait = queueing.cuEventRecord, queueing.cuStreamWaitEvent
@@ -63,6 +64,18 @@ class Event:
             RuntimeFailedError: What was to run before it has failed.
         """
         check("the device", load_driver().cuEventSynchronize(self._handle))
+
+    def seconds_until(self, other: Event) -> float:
+        """Return the seconds of the device from this event to another; both are timed and over.
+
+        Raises:
+            RuntimeFailedError: They are not, or the driver refuses.
+        """
+        milliseconds = ctypes.c_float()
+        elapsed = load_driver(queueing=True).cuEventElapsedTime
+        status = elapsed(ctypes.byref(milliseconds), self._handle, other._handle)
+        check("cuEventElapsedTime", status)
+        return milliseconds.value / 1e3
 
 
 def _destroy(handle: ctypes.c_void_p) -> None:

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 LOOKAHEAD = 16
 """Images that may wait, letterboxed, for their canvas's turn."""
 
-CHUNK = 32
+CHUNK = 64
 """Images that a worker reads at a time when the device decodes them."""
 
 CLOSE_TIMEOUT_S = 10.0

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from brimful.errors import UsageError
@@ -46,8 +47,8 @@ def check_artifact(root: Path, folder: Path, *, runs: bool) -> None:
         UsageError: Saying whose it is.
     """
     trusted = {os.geteuid(), 0} | (set() if runs else {root.stat().st_uid})
-    for path in (folder, *folder.rglob("*")):
-        state = path.lstat()
+    for path in (os.fspath(folder), *_below(folder)):
+        state = os.lstat(path)
         if state.st_uid not in trusted:
             raise _foreign(path, state)
         if stat.S_ISLNK(state.st_mode) or _others_may_write(state):
@@ -55,6 +56,14 @@ def check_artifact(root: Path, folder: Path, *, runs: bool) -> None:
                 f"{path} in the artifact cache may be written by others (mode {_mode(state)}). "
                 f"Remove {folder}, and it is made again"
             )
+
+
+def _below(folder: Path) -> Iterator[str]:
+    """Yield what is in a folder; links are not followed."""
+    for entry in os.scandir(folder):
+        yield entry.path
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(Path(entry.path))
 
 
 def _others_may_write(state: os.stat_result) -> bool:
@@ -72,7 +81,7 @@ def _is_private(group: int) -> bool:
     return found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
 
 
-def _foreign(path: Path, state: os.stat_result) -> UsageError:
+def _foreign(path: str | Path, state: os.stat_result) -> UsageError:
     return UsageError(
         f"{path} belongs to user {state.st_uid}, and this process is user {os.geteuid()}: what "
         "others have put into the artifact cache is not used. Point BRIMFUL_CACHE at a folder of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -159,3 +160,23 @@ def test_what_a_forward_left_is_there_again_while_its_turn_is_held(
         assert shared == ["this lane's"]
         assert held == [stream]
     assert held == []
+
+
+def test_what_is_left_over_makes_do_with_a_larger_graph_once() -> None:
+    captured: list[tuple[Any, int]] = []
+
+    class Counting(Lane):
+        def capture(self, canvas: Any, bucket: int, config: Any) -> Any:
+            captured.append((canvas, bucket))
+            self._graphs[canvas, bucket] = made = SimpleNamespace(canvas=canvas, bucket=bucket)  # type: ignore[assignment]
+            return made
+
+    lane = Counting.__new__(Counting)
+    lane._graphs, lane._wanted = OrderedDict(), set()
+    here, there = (480, 640), (640, 480)
+    sizes = [1, 4, 16, 64, 128]
+    asked = [(here, 100), (here, 128), (here, 3), (there, 3), (here, 2), (there, 60), (here, 60)]
+    buckets = [lane.graph_for(canvas, count, sizes, None).bucket for canvas, count in asked]
+    assert buckets == [128, 128, 128, 4, 4, 64, 128]
+    assert captured == [(here, 128), (there, 4), (here, 4), (there, 64)]
+    assert lane.graph_for(there, 1, [4], None).bucket == 4, "the only size of a fixed batch"

@@ -55,7 +55,7 @@ class ForwardSequencer:
     pool = None
 
     @contextmanager
-    def next(self, stream: Any, finished: Any) -> Iterator[None]:
+    def next(self, stream: Any, finished: Any, begun: Any) -> Iterator[None]:
         yield
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
@@ -86,7 +86,7 @@ def lane_with(
     network: Any = Network(spec=spec, output=torch.from_numpy(output).to(DEVICE))
     sequencer: Any = ForwardSequencer()
     lane = Lane.__new__(Lane)
-    lane.stream, lane.finished, lane.fixed_batch = None, None, None
+    lane.stream = lane.begun = lane.finished = lane.fixed_batch = None  # type: ignore[assignment]
     lane._network, lane._captures, lane._sequencer = network, captures, sequencer
     pinned = {"pin_memory": DEVICE.type == "cuda"}
     lane.live_host = torch.full((1,), BATCH, dtype=torch.int32, **pinned)

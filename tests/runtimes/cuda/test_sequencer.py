@@ -51,6 +51,19 @@ def test_each_waits_for_the_one_before_and_for_no_other(sequencer: ForwardSequen
     ]
 
 
+def test_a_turn_begins_behind_those_before_it(sequencer: ForwardSequencer) -> None:
+    said: list[Any] = []
+    for name in "ab":
+        stream, begun = Stream(name, said), Event(f"begin of {name}", said)
+        with sequencer.next(stream, Event(f"end of {name}", said), begun):
+            said.append((name, "runs"))
+    assert said == [
+        *(("a", "records", "begin of a"), ("a", "runs"), ("a", "records", "end of a")),
+        *(("b", "waits for", "end of a"), ("b", "records", "begin of b"), ("b", "runs")),
+        ("b", "records", "end of b"),
+    ]
+
+
 def test_what_fails_on_its_way_is_waited_for_too(sequencer: ForwardSequencer) -> None:
     """What it had queued by then writes the memory that they share."""
     said: list[Any] = []

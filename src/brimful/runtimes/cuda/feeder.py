@@ -91,9 +91,8 @@ class Feeder:
         decoded = time.perf_counter()
         lane = job.lane = self._lanes.get()
         waited = time.perf_counter()
-        bucket = next(size for size in buckets(slot.capacity, lane.fixed_batch) if size >= count)
-        graph = lane.graph(slot.canvas, bucket) or lane.capture(slot.canvas, bucket, self._select)
-        job.graph = graph
+        sizes = buckets(slot.capacity, lane.fixed_batch)
+        job.graph = graph = lane.graph_for(slot.canvas, count, sizes, self._select)
         loaded = 0
         if first is not None:
             for piece in itertools.chain((first,), pieces):

@@ -9,7 +9,7 @@ orders the forwards of all lanes, so all graphs share the memory of a network's 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +90,7 @@ class Lane:
         """
         self.stream: Any = take_stream(device)
         self.fixed_batch = network.spec.fixed_batch
-        self.finished = Event(blocking=True)
+        self.begun, self.finished = Event(timed=True), Event(blocking=True, timed=True)
         self.table_host = torch.zeros((capacity, COLUMNS), dtype=torch.int64, pin_memory=True)
         self.table = zeros((capacity, COLUMNS), torch.int64, device)
         self.live_host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
@@ -104,6 +104,7 @@ class Lane:
         self._mask_buffers: MaskBuffers | None = None
         self._sequencer = sequencer
         self._graphs: OrderedDict[tuple[Size, int], Graph] = OrderedDict()
+        self._wanted: set[tuple[Size, int]] = set()
         self._input = torch.empty(0, dtype=network.dtype, device=device)
 
     def graph(self, canvas: Size, bucket: int) -> Graph | None:
@@ -112,6 +113,33 @@ class Lane:
         if graph is not None:
             self._graphs.move_to_end((canvas, bucket))
         return graph
+
+    def seconds(self) -> float:
+        """Return the device's time for the last forward, once that has finished."""
+        return self.begun.seconds_until(self.finished)
+
+    def graph_for(
+        self, canvas: Size, count: int, sizes: Sequence[int], config: PostprocessConfig | None
+    ) -> Graph:
+        """Return a graph for a batch, captured if need be.
+
+        A size that is wanted for the first time makes do with a larger graph, if there is one: what
+        is left over at the end of a job is not worth a graph of its own.
+
+        Args:
+            canvas: (height, width).
+            count: Images of the batch.
+            sizes: Batch sizes that may be captured, ascending; the last one is at least `count`.
+            config: See `capture`.
+        """
+        fitting = [size for size in sizes if size >= count]
+        best = canvas, fitting[0]
+        if self.graph(*best) is None and best not in self._wanted:
+            self._wanted.add(best)
+            for size in fitting[1:]:
+                if (larger := self.graph(canvas, size)) is not None:
+                    return larger
+        return self.graph(*best) or self.capture(*best, config)
 
     def run(self, graph: Graph, slot: CudaSlot, count: int, params: Params = None) -> None:
         """Queue a forward of what has been loaded; `finished` tells when it has ended.
@@ -130,7 +158,7 @@ class Lane:
                 graph.select.configure(params)
             if graph.masks is not None:
                 graph.masks.place(slot.geometries[:count])
-            with self._sequencer.next(self.stream, self.finished):
+            with self._sequencer.next(self.stream, self.finished, self.begun):
                 graph.replay()
                 for host, output in zip(hosts, graph.outputs, strict=True):
                     host[:count].copy_(output[:count], non_blocking=True)

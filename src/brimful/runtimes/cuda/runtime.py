@@ -381,12 +381,13 @@ class TorchCudaRuntime:
             assert lane is not None
             try:
                 lane.finished.synchronize()
+                seconds = lane.seconds()  # before others get the lane
                 outputs = job.collect()
             except BaseException as error:
                 self._abandon(job, error)
             else:
                 self._free.put(lane)
-                job.done(outputs, None)
+                job.done(outputs, None, seconds)
             del job, lane
 
     # Captures ---------------------------------------------------------------------------------

@@ -39,17 +39,20 @@ class ForwardSequencer:
         self._last: Any = None
 
     @contextmanager
-    def next(self, stream: Any, finished: Any) -> Iterator[None]:
+    def next(self, stream: Any, finished: Any, begun: Any = None) -> Iterator[None]:
         """Queue what the block queues on a stream behind the turns before it.
 
         Args:
             stream: The current one.
             finished: An event of this stream, recorded behind what the block has queued. It must
                 not be recorded elsewhere.
+            begun: Another one, recorded before it and behind those turns.
         """
         with self._lock:
             if self._last is not None:
                 self._last.wait(stream)
+            if begun is not None:
+                begun.record(stream)
             try:
                 yield
             finally:  # what was queued before an error runs all the same
