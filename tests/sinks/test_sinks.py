@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 from pathlib import Path
@@ -53,10 +54,12 @@ def test_stdout_is_jsonl_and_cannot_be_resumed():
 
 
 def test_formats_by_name_and_suffix(tmp_path):
-    for suffix in (".csv", "", ".txt"):
-        with pytest.raises(UsageError, match=r"\.coco\.json, \.json, \.jsonl.*jsonl, json, coco"):
+    for suffix in (".xlsx", "", ".txt"):
+        with pytest.raises(
+            UsageError, match=r"\.coco\.json, \.csv, \.json.*jsonl, json, csv, coco"
+        ):
             sink_to(tmp_path / f"out{suffix}")
-    with pytest.raises(UsageError, match="jsonl, json, coco, parquet, yolo"):
+    with pytest.raises(UsageError, match="jsonl, json, csv, coco, parquet, yolo"):
         sink_to(tmp_path / "out.jsonl", "xml")
     with pytest.raises(UsageError, match="classify"):
         sink_to(tmp_path / "out.coco.json", task="classify")
@@ -65,6 +68,41 @@ def test_formats_by_name_and_suffix(tmp_path):
     with pytest.raises(UsageError, match="is a folder"):
         sink_to(tmp_path, "jsonl")
     assert names_in(tmp_path) == []
+
+
+# --- CSV ------------------------------------------------------------------------------------
+
+
+def read_csv(path: Path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_has_a_line_a_detection(tmp_path):
+    write(tmp_path / "out.csv", BATCH)
+    lines = read_csv(tmp_path / "out.csv")
+    expected = [(d, i) for d in BATCH for i in range(len(d) if d.error is None else 1)]
+    assert len(lines) == len(expected) > 0
+    for line, (d, i) in zip(lines, expected, strict=True):
+        assert (line["image"], int(line["index"])) == (d.image, d.index)
+        assert line["frame"] == ("" if d.frame is None else str(d.frame))
+        assert line["error"] == (d.error or "")
+        if d.error is not None:
+            assert line["class_id"] == line["x1"] == ""
+            continue
+        assert (int(line["class_id"]), line["class_name"]) == (d.class_id[i], NAMES[d.class_id[i]])
+        assert float(line["confidence"]) == pytest.approx(d.confidence[i], abs=1e-5)
+        box = [float(line[side]) for side in ("x1", "y1", "x2", "y2")]
+        np.testing.assert_allclose(box, d.boxes[i], atol=5e-3)
+    assert names_in(tmp_path) == ["out.csv"]
+
+
+def test_csv_quotes_what_would_break_a_line(tmp_path):
+    odd = 'a "b",\nc\r;=1+1 ä.jpg'
+    write(tmp_path / "out.csv", [found(odd, 0, n=1), failed("x.jpg", 1)])
+    first, last = read_csv(tmp_path / "out.csv")
+    assert first["image"] == odd
+    assert last["image"] == "x.jpg" and last["error"] and last["class_name"] == ""
 
 
 # --- COCO -----------------------------------------------------------------------------------

@@ -27,8 +27,8 @@ from brimful.load import load
 from brimful.models.artifact import digest_of
 from brimful.runtimes.registry import NAMES
 from brimful.runtimes.runtime import PRECISIONS, Precision
+from brimful.sinks.formats import FORMATS
 from brimful.sinks.open_sink import open_sink
-from brimful.sinks.output import FORMATS
 from brimful.sources.open_source import open_source
 from brimful.spec import TASKS, Task
 from brimful.vision.decode import DecodeLimits

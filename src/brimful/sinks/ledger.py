@@ -19,14 +19,12 @@ from brimful.formats.coco import CategoryMap
 from brimful.native.json_lines import open_encoder
 from brimful.sinks.atomic import remove_unused, sync_folder
 from brimful.sinks.done import DoneSet
+from brimful.sinks.formats import OutputFormat
 from brimful.sinks.job import check_job, write_job
 from brimful.sinks.journal import Journal
-from brimful.sinks.output import OutputFormat, beside, companion, resolve_output
+from brimful.sinks.output import beside, resolve_output
 from brimful.sinks.rows import Rows
-from brimful.sinks.to_coco import write_coco
-from brimful.sinks.to_json import write_json
-from brimful.sinks.to_parquet import write_parquet
-from brimful.sinks.to_yolo import check_replaceable, write_yolo
+from brimful.sinks.to_yolo import check_replaceable
 from brimful.spec import Task
 
 
@@ -48,8 +46,8 @@ class LedgerSink:
         """Start or resume a job; `brimful.sinks.open_sink` explains the arguments."""
         output = resolve_output(output)
         self._output, self._format = output, format
-        second = companion(output, format)
-        self._second = None if second is None else resolve_output(second)
+        second = None if format.second is None else format.second(output.name)
+        self._second = None if second is None else resolve_output(output.with_name(second))
         self._partial = beside(output, ".partial")
         self._job_file = beside(output, ".job.json")
         self._rows = Rows(journal=self._partial, task=task, names=names, categories=categories)
@@ -106,10 +104,10 @@ class LedgerSink:
             return
         try:
             self._journal.sync()
-            if self._format == "jsonl":
+            if self._format.write is None:
                 self._partial.replace(self._output)
             else:
-                self._convert()
+                self._format.write(self._rows, self._output, self._second)
                 self._partial.unlink()
             self._end_job()
             sync_folder(self._output.parent)
@@ -153,16 +151,6 @@ class LedgerSink:
             if path is not None:
                 remove_unused(path)
 
-    def _convert(self) -> None:
-        if self._second is None:
-            write_json(self._rows, self._output)
-        elif self._format == "coco":
-            write_coco(self._rows, self._output, self._second)
-        elif self._format == "parquet":
-            write_parquet(self._rows, self._output, self._second)
-        else:
-            write_yolo(self._rows, self._output, self._second)
-
     def _check_partial(self, *, resume: bool, overwrite: bool) -> None:
         if self._partial.exists() and not resume and not overwrite:
             raise UsageError(
@@ -181,7 +169,7 @@ class LedgerSink:
         finished = "the job is finished: " if asked else ""
         second = self._second
         existing = [path for path in (self._output, second) if path is not None and path.exists()]
-        if self._format == "yolo" and self._output.exists():
+        if self._format.folder and self._output.exists():
             if self._output.is_dir() and not any(self._output.iterdir()):
                 existing.remove(self._output)  # an empty folder has nothing to lose
             else:
@@ -190,7 +178,8 @@ class LedgerSink:
             raise UsageError(f"{self._output} is a folder; give a file, or --format yolo")
         if second is not None and second.is_dir():
             raise UsageError(
-                f"{second}, the second file of {self._format}, is a folder; give another output"
+                f"{second}, the second file of {self._format.name}, is a folder; "
+                "give another output"
             )
         if existing and not overwrite and not resume:
             raise UsageError(

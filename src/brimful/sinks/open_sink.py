@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from brimful.errors import UsageError
 from brimful.extras import require
 from brimful.formats.coco import CategoryMap, resolve_categories
+from brimful.sinks.formats import OUTPUT_FORMATS
 from brimful.sinks.ledger import LedgerSink
 from brimful.sinks.output import resolve_format
 from brimful.sinks.sink import Sink
@@ -34,7 +35,7 @@ def open_sink(
     Args:
         output: The file (of yolo: the folder) that appears when the job is complete, or None for
             JSON lines on standard output.
-        format: jsonl, json, coco, parquet or yolo; by default what the suffix says.
+        format: A name of `brimful.sinks.formats`; by default what the suffix says.
         job: What makes a result: model hash, options, source. JSON values; a Path and the like
             is kept as its text. A job is resumed with the same values only.
         names: Class names of the model.
@@ -59,10 +60,12 @@ def open_sink(
         if stream is None and sys.stdout is None:
             raise UsageError("standard output is closed; give a file with --output")
         return StdoutSink(sys.stdout.buffer if stream is None else stream)
-    if resolved == "coco" and task == "classify":
-        raise UsageError("COCO has no results for classify; use jsonl, json or parquet")
-    if resolved == "parquet":
-        require("pyarrow", feature="Parquet output", extra="parquet")
+    if task not in resolved.tasks:
+        others = ", ".join(known.name for known in OUTPUT_FORMATS if task in known.tasks)
+        raise UsageError(f"{resolved.name} has no results for {task}; use one of {others}")
+    if resolved.module is not None:
+        module, extra = resolved.module
+        require(module, feature=f"{resolved.name.capitalize()} output", extra=extra)
     return LedgerSink(
         output,
         resolved,

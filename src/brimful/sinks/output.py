@@ -1,27 +1,13 @@
-"""What an output can be: its format by name or suffix, and the files that belong to it."""
+"""An output: its format by name or suffix, and where its files are."""
 
 from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 from brimful.errors import UsageError
-
-OutputFormat = Literal["jsonl", "json", "coco", "parquet", "yolo"]
-"""What the detections of a job are written as."""
-
-FORMATS: tuple[str, ...] = get_args(OutputFormat)
-
-# The longer suffix first: `.coco.json` is also a `.json`.
-_SUFFIXES: dict[str, OutputFormat] = {
-    ".coco.json": "coco",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-}
+from brimful.sinks.formats import OUTPUT_FORMATS, OutputFormat
 
 
 def resolve_format(output: Path | None, format: str | None) -> OutputFormat:
@@ -30,20 +16,24 @@ def resolve_format(output: Path | None, format: str | None) -> OutputFormat:
     Raises:
         UsageError: The name or the suffix is unknown, or standard output cannot have it.
     """
-    if format is not None and format not in FORMATS:
-        raise UsageError(f"unknown format {format!r}; expected one of {', '.join(FORMATS)}")
+    named = {known.name: known for known in OUTPUT_FORMATS}
+    if format is not None and format not in named:
+        raise UsageError(f"unknown format {format!r}; expected one of {', '.join(named)}")
     if output is None:
         if format not in (None, "jsonl"):
             raise UsageError(f"standard output takes jsonl only; give a file for {format}")
-        return "jsonl"
+        return named["jsonl"]
     if format is not None:
-        return cast("OutputFormat", format)
-    for suffix, by_suffix in _SUFFIXES.items():
+        return named[format]
+    # The longer suffix counts: `.coco.json` is also a `.json`.
+    suffixes = {suffix: known for known in OUTPUT_FORMATS for suffix in known.suffixes}
+    for suffix in sorted(suffixes, key=len, reverse=True):
         if output.name.lower().endswith(suffix):
-            return by_suffix
+            return suffixes[suffix]
+    folders = ", ".join(known.name for known in OUTPUT_FORMATS if known.folder)
     raise UsageError(
-        f"the suffix of {output} says no format; expected {', '.join(sorted(_SUFFIXES))}, "
-        f"or --format with one of {', '.join(FORMATS)} (yolo writes a folder)"
+        f"the suffix of {output} says no format; expected {', '.join(sorted(suffixes))}, "
+        f"or --format with one of {', '.join(named)} ({folders} writes a folder)"
     )
 
 
@@ -75,15 +65,3 @@ def resolve_output(output: Path) -> Path:
 def beside(output: Path, ending: str) -> Path:
     """Return a file beside the output: its name plus an ending such as `.partial`."""
     return output.with_name(output.name + ending)
-
-
-def companion(output: Path, format: OutputFormat) -> Path | None:
-    """Return the second file of a format: the images of COCO results and of Parquet."""
-    if format == "coco":
-        stem = output.name.removesuffix(".json").removesuffix(".coco")
-        return output.with_name(f"{stem}.images.json")
-    if format == "parquet":
-        return output.with_name(f"{output.name.removesuffix('.parquet')}.images.parquet")
-    if format == "yolo":
-        return beside(output, ".errors.jsonl")
-    return None
