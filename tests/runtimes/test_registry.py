@@ -9,11 +9,11 @@ import torch
 
 from brimful.cpus import available_cpus
 from brimful.errors import MissingExtraError, ModelError, UsageError
-from brimful.load import load
 from brimful.models.model import open_model
 from brimful.runtimes import registry
 from brimful.runtimes.registry import NAMES, RUNTIMES, load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
+from loading import load
 from model_files import exported, saved
 
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
@@ -125,7 +125,7 @@ def test_auto_by_format_device_and_precision(kind, options, expected):
     ],
 )
 def test_a_runtime_by_name_is_that_of_the_device(kind, device, taken):
-    entry = registry._named("onnxruntime", model_of(kind), RuntimeOptions(device=device))
+    entry = registry.named_entry("onnxruntime", model_of(kind), device)
     assert entry.devices == (taken,)
 
 

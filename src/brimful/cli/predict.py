@@ -16,17 +16,17 @@ from brimful.cli.choices import (
     parse_names,
     parse_switch,
 )
+from brimful.cli.defaults import resolve_defaults
 from brimful.cli.job import run_job
 from brimful.cli.process import start_quietly
-from brimful.cluster.devices import parse_devices
 from brimful.cluster.start import start_engines
 from brimful.demo.model import resolve_model
 from brimful.engine.interpreter import prepare_interpreter
-from brimful.errors import UsageError
 from brimful.load import load
 from brimful.models.artifact import digest_of
+from brimful.runtimes.choice import AnyPrecision
 from brimful.runtimes.registry import NAMES
-from brimful.runtimes.runtime import PRECISIONS, Precision
+from brimful.runtimes.runtime import PRECISIONS
 from brimful.sinks.open_sink import open_sink
 from brimful.sinks.output import FORMATS
 from brimful.sources.open_source import open_source
@@ -57,10 +57,10 @@ FAILURES = (
     "--nms", help="Head of a .pt: false NMS-free, true with NMS. Default: NMS-free if any."
 )
 @click.option("--runtime", type=click.Choice(("auto", *NAMES)), default="auto")
-@click.option("--device", default="cpu", help="cpu, 0 or cuda:0; several: 0,1,2,3.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32")
+@click.option("--device", default="auto", help="auto, all, cpu, 0 or cuda:0; several: 0,1,2,3.")
+@click.option("--precision", type=click.Choice(("auto", *PRECISIONS)), default="auto")
 @click.option("--half/--no-half", help="The same as precision=fp16.")
-@click.option("--batch", help="Most images in a forward, or auto. Default: the runtime's choice.")
+@click.option("--batch", help="Most images in a forward, or auto. Default: what suits the device.")
 @click.option("--gpu-mem", help="Device memory this may hold in all, such as 2GiB. Default: any.")
 @click.option("--threads", type=int, help="CPU threads of the model. Default: all.")
 @click.option("--workers", type=int, help="Decode threads. Default: one per CPU, at most 8.")
@@ -93,7 +93,7 @@ def predict(
     nms: str | None,
     runtime: str,
     device: str,
-    precision: Precision,
+    precision: AnyPrecision,
     half: bool,
     batch: str | None,
     gpu_mem: str | None,
@@ -116,16 +116,21 @@ def predict(
     3 more inputs failed than allowed, 4 model, 5 a conversion failed, 6 memory budget,
     130 interrupted (go on with --resume).
     """
-    if half and precision == "bf16":
-        raise UsageError("--half means precision=fp16, and precision=bf16 was given; give one")
     limit = parse_failures(max_failures)
-    devices = parse_devices(device)
     chosen = resolve_model(model)
+    defaults = resolve_defaults(
+        chosen,
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        half=half,
+        resumes=output if resume else None,
+    )
     loading = functools.partial(
         load,
         chosen,
-        runtime=runtime,
-        precision="fp16" if half else precision,
+        runtime=defaults.choice.runtime,
+        precision=defaults.choice.precision,
         batch=parse_batch(batch),
         gpu_mem=gpu_mem,
         imgsz=parse_imgsz(imgsz),
@@ -142,7 +147,7 @@ def predict(
         limits=DecodeLimits(max_pixels=max_pixels, max_bytes=max_bytes),
     )
     start = functools.partial(start_quietly, loading, quiet=quiet)
-    with start_engines(start, devices, chosen, threads=threads, workers=workers) as engine:
+    with start_engines(start, defaults.devices, chosen, threads=threads, workers=workers) as engine:
         job = {
             "model": None if chosen is None else digest_of(Path(chosen)),
             "source": source,
@@ -155,8 +160,7 @@ def predict(
             "nms": nms,
             "imgsz": imgsz,
             "canvas": canvas,
-            "precision": precision,
-            "half": half,
+            "precision": engine.describe()["precision"],
             "runtime": engine.describe()["runtime"],
         }
         sink = open_sink(
@@ -176,4 +180,4 @@ def predict(
             sink.abandon()
             raise
         prepare_interpreter()
-        run_job(engine, images, sink, limit, output=output, quiet=quiet)
+        run_job(engine, images, sink, limit, output=output, quiet=quiet, hint=defaults.hint)

@@ -108,6 +108,7 @@ class OpenVinoRuntime:
         return {
             "runtime": self.name,
             "version": str(self._ov.__version__),
+            "device": "cpu",
             "precision": self._options.precision,
             "forwards": self.concurrency,
             "threads": self._threads,
