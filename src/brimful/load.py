@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from brimful.cpus import available_cpus
 from brimful.engine.config import EngineConfig, OnStageDeath
 from brimful.engine.engine import Engine
 from brimful.errors import UsageError
@@ -15,11 +16,12 @@ from brimful.memory.size import parse_bytes
 from brimful.models.model import Model, ModelOptions, open_model
 from brimful.models.signature import SpecOverrides
 from brimful.runtimes.choice import AnyPrecision, choose
+from brimful.runtimes.cost import JobSize
 from brimful.runtimes.placement import place
 from brimful.runtimes.registry import check_name, load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
 from brimful.spec import Task
-from brimful.vision.canvas import CanvasPolicy
+from brimful.vision.canvas import CanvasPolicy, usual_canvases
 from brimful.vision.decode import DecodeLimits
 from brimful.vision.postprocess import PostprocessConfig
 
@@ -55,13 +57,15 @@ def load(
     queue_bytes: int = 256 * 2**20,
     stall_s: float = 120.0,
     on_stage_death: OnStageDeath = "stop",
+    images: int | None = None,
 ) -> Engine:
     """Load a model and start an engine on it.
 
     Args:
         model: A `.pt`, `.onnx` or `.torchscript` file, or an OpenVINO folder; None only with the
             `debug` runtime.
-        runtime: `auto` for the fastest installed, or a name of `brimful.runtimes.registry`.
+        runtime: `auto` for the one with which `images` are done first, or a name of
+            `brimful.runtimes.registry`. On a CPU, `auto` measures once a model and machine.
         device: `auto` for a GPU if there is one that can run the model, else the CPU; `cpu`,
             `cuda` or `cuda:INDEX`.
         precision: `fp32`, `bf16`, `fp16`, or `auto` for the fastest that keeps mAP within 0.15 of
@@ -92,6 +96,8 @@ def load(
         queue_bytes: See `EngineConfig`.
         stall_s: See `EngineConfig`.
         on_stage_death: See `EngineConfig`.
+        images: How many images are to come, about; None for many. Few are better served by a
+            runtime that starts sooner, where `runtime` is `auto`.
 
     Returns:
         A running engine. Close it, or use it in a `with` statement.
@@ -129,7 +135,10 @@ def load(
         stall_s=stall_s,
         on_stage_death=on_stage_death,
     )
-    choice = choose(runtime, precision, opened, device)
+    job = JobSize(
+        images=images, canvases=usual_canvases(canvas), threads=threads or available_cpus()
+    )
+    choice = choose(runtime, precision, opened, device, job)
     loaded = load_runtime(
         choice.runtime,
         opened,

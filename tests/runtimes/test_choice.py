@@ -6,7 +6,9 @@ import pytest
 
 from brimful.errors import UsageError
 from brimful.models.model import Model, ModelOptions
-from brimful.runtimes.choice import Choice, best_precision, choose
+from brimful.runtimes import choice
+from brimful.runtimes.choice import WORTH_S, Choice, best_precision, candidates, costs_of
+from brimful.runtimes.cost import Cost, JobSize, assumed_cost
 from brimful.runtimes.registry import named_entry
 from onnx_models import onnx_file
 
@@ -16,6 +18,29 @@ PLAIN = frozenset({"avx2", "avx512f"})
 
 def model_of(kind):
     return Model(Path(f"m.{kind}"), kind, ModelOptions())
+
+
+def choose(runtime, precision, model, device, *, flags=PLAIN, job=None):
+    return choice.choose(runtime, precision, model, device, job or JobSize(images=1), flags=flags)
+
+
+class Pretended:
+    """A measurement whose figures are known."""
+
+    def __init__(self, kept=None, taken=None):
+        self._kept, self._taken = kept, taken
+        self.took = 0
+
+    def kept(self):
+        return self._kept
+
+    def take(self):
+        self.took += 1
+        return self._taken
+
+
+SOON = Cost(load_s=0.2, canvas_s=0.0, image_s=0.05)
+LATE = Cost(load_s=0.4, canvas_s=0.5, image_s=0.02)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +96,80 @@ def test_a_precision_by_name_is_that_precision():
 
 def test_debug_takes_fp32():
     assert choose("debug", "auto", None, "cpu", flags=AMX) == Choice("debug", "fp32")
+
+
+def test_a_job_costs_what_its_parts_cost():
+    job = JobSize(images=100, canvases=1, threads=2)
+    assert SOON.of(job) == pytest.approx(0.2 + 5.0)
+    assert LATE.of(job) == pytest.approx(0.4 + 0.5 + 2.0)
+    # The first canvas is waited for, the others are compiled two at a time.
+    assert LATE.of(JobSize(images=100, canvases=7, threads=2)) == pytest.approx(0.4 + 0.5 + 1.5 + 2)
+    assert LATE.of(JobSize(images=2, canvases=7, threads=1)) == pytest.approx(
+        0.4 + 0.5 + 0.5 + 0.04
+    )
+    assert LATE.of(JobSize(images=0, canvases=7)) == pytest.approx(0.4)
+    assert LATE.of(JobSize(canvases=1)) > LATE.of(JobSize(images=9_000, canvases=1))
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Two runtimes, whatever is installed."""
+    monkeypatch.setattr("brimful.runtimes.registry.installed", lambda module: module != "torch")
+    model = Model(onnx_file("yolov8n.yaml"), "onnx", ModelOptions())
+    found = candidates("auto", model, "cpu", PLAIN)
+    assert [entry.name for entry, _ in found] == ["openvino", "onnxruntime"]
+    return model, found
+
+
+def test_what_was_measured_decides(two):
+    model, found = two
+    for images, names in ((20, "onnxruntime"), (2_000, "openvino")):
+        job = JobSize(images=images, canvases=3, threads=2)
+        measured = Pretended(kept=[LATE, SOON])
+        costs = costs_of(found, model, job, PLAIN, measurement=measured)
+        times = dict(zip((entry.name for entry, _ in found), costs, strict=True))
+        assert min(times, key=lambda name: times[name].of(job)) == names
+        assert measured.took == 0
+
+
+def test_a_long_job_is_measured_and_a_short_one_is_not(two):
+    model, found = two
+    cost = assumed_cost(*found[1], model, 2, PLAIN)
+    for images, took in ((int(0.5 * WORTH_S / cost.image_s), 0), (None, 1)):
+        measured = Pretended(taken=[LATE, SOON])
+        job = JobSize(images=images, canvases=1, threads=2)
+        costs = costs_of(found, model, job, PLAIN, measurement=measured)
+        assert measured.took == took
+        assert (costs == [LATE, SOON]) == bool(took)
+
+
+def test_what_cannot_be_measured_is_assumed(two):
+    model, found = two
+    job = JobSize(canvases=7, threads=2)
+    costs = costs_of(found, model, job, PLAIN, measurement=Pretended())
+    assert costs == [assumed_cost(*one, model, 2, PLAIN) for one in found]
+
+
+def test_assumptions_know_what_the_cpu_can_do(two):
+    model, _ = two
+
+    def name(images, flags):
+        job = JobSize(images=images, canvases=7, threads=2)
+        both = candidates("auto", model, "cpu", flags)
+        costs = [assumed_cost(*one, model, 2, flags) for one in both]
+        return min(zip(both, costs, strict=True), key=lambda pair: pair[1].of(job))[0][0].name
+
+    assert name(10, AMX) == "onnxruntime", "compiling takes longer than all of it"
+    assert name(5_000, AMX) == "openvino"
+    assert name(5_000, PLAIN) == "onnxruntime", "as fast, and in less memory"
+
+
+def test_pytorch_is_a_choice_only_where_there_is_no_other(monkeypatch):
+    model = model_of("pt")
+    names = [entry.name for entry, _ in candidates("auto", model, "cpu", PLAIN)]
+    assert "torch" not in names and names
+    monkeypatch.setattr("brimful.runtimes.registry.installed", lambda module: module == "torch")
+    assert [entry.name for entry, _ in candidates("auto", model, "cpu", PLAIN)] == ["torch"]
 
 
 def test_an_unknown_runtime():

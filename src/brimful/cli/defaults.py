@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from brimful.cluster.devices import parse_devices
+from brimful.cluster.devices import cpu_share, parse_devices
+from brimful.cpus import available_cpus
 from brimful.errors import UsageError
 from brimful.models.model import open_model
 from brimful.runtimes.choice import AnyPrecision, Choice, choose
+from brimful.runtimes.cost import JobSize
 from brimful.runtimes.placement import place
 from brimful.runtimes.registry import NAMES, check_name
 from brimful.runtimes.runtime import PRECISIONS
 from brimful.sinks.job import read_job
 from brimful.sinks.output import beside, resolve_output
+from brimful.sources.expected import expected_images
+from brimful.vision.canvas import usual_canvases
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,9 @@ def resolve_defaults(
     runtime: str,
     precision: AnyPrecision,
     half: bool,
+    source: str,
+    canvas: str,
+    threads: int | None,
     resumes: Path | None,
 ) -> Defaults:
     """Decide what a job runs on and with.
@@ -48,6 +55,9 @@ def resolve_defaults(
         runtime: A runtime's name, or `auto`.
         precision: A precision, or `auto`.
         half: Whether `--half` was given.
+        source: Where images come from, which are counted if that decides anything.
+        canvas: The text of `--canvas`.
+        threads: CPU threads of each forward; None takes all, or of several devices a share each.
         resumes: The output of a job to go on with. What was `auto` is what that job had: rows of
             two runtimes differ in their last digits.
 
@@ -72,4 +82,10 @@ def resolve_defaults(
     if devices[0] in ("auto", "all"):
         placement = place(devices[0], runtime, model)
         devices, hint = list(placement.devices), placement.hint
-    return Defaults(tuple(devices), choose(runtime, precision, model, devices[0]), hint)
+    counts = runtime == "auto" and model is not None and devices[0] == "cpu"
+    job = JobSize(
+        images=expected_images(source) if counts else None,
+        canvases=usual_canvases(canvas),
+        threads=threads or cpu_share(available_cpus(), len(devices)),
+    )
+    return Defaults(tuple(devices), choose(runtime, precision, model, devices[0], job), hint)

@@ -124,6 +124,9 @@ def predict(
         runtime=runtime,
         precision=precision,
         half=half,
+        source=source,
+        canvas=canvas,
+        threads=threads,
         resumes=output if resume else None,
     )
     loading = functools.partial(

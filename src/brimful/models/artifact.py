@@ -79,16 +79,36 @@ def artifact(
     Raises:
         UsageError: The cache cannot be written, or others may write there (`ownership`).
     """
-    text = json.dumps({"kind": kind, **facts}, sort_keys=True, default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()[:24]
     root = root or cache_root()
-    folder = root / f"{kind}-{key}"
+    folder, text = _place(root, kind, facts)
     if root.is_dir():
         check_root(root, runs=runs)
     if not _is_whole(folder, text):
         _make(folder, text, build, runs=runs)
     check_artifact(root, folder, runs=runs)
     return folder
+
+
+def kept_artifact(kind: str, facts: Mapping[str, object]) -> Path | None:
+    """Return the folder of an artifact that is not going to be run, None where there is none.
+
+    Raises:
+        UsageError: Others may write to the cache (`ownership`).
+    """
+    root = cache_root()
+    folder, text = _place(root, kind, facts)
+    if not root.is_dir() or not _is_whole(folder, text):
+        return None
+    check_root(root, runs=False)
+    check_artifact(root, folder, runs=False)
+    return folder
+
+
+def _place(root: Path, kind: str, facts: Mapping[str, object]) -> tuple[Path, str]:
+    """Return the folder of an artifact, and the text that decides its bytes."""
+    text = json.dumps({"kind": kind, **facts}, sort_keys=True, default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()[:24]
+    return root / f"{kind}-{key}", text
 
 
 def _make(folder: Path, text: str, build: Callable[[Path], None], *, runs: bool) -> None:

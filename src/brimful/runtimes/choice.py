@@ -1,4 +1,9 @@
-"""Choice: the runtime and the precision that `auto` stands for, for a model on a device."""
+"""Choice: the runtime and the precision that `auto` stands for, for a model, a device and a job.
+
+On a GPU it is the first runtime of the registry that is installed. On a CPU it is the one with
+which the job ends first: what each takes is measured once a model and machine, when a job comes
+that is long enough to pay for it; before, it is assumed (`assumed_cost`).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,16 @@ from brimful.cpus import BF16_FLAGS, cpu_flags
 from brimful.extras import installed
 from brimful.models.model import Model
 from brimful.models.onnx_precision import arithmetic
+from brimful.runtimes.cost import Cost, JobSize, assumed_cost
+from brimful.runtimes.measurement import Candidate, Measurement
 from brimful.runtimes.registry import Entry, check_name, installed_entries, named_entry
 from brimful.runtimes.runtime import Precision
 
 AnyPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 """A precision, or `auto` for the fastest that keeps mAP within 0.15 of fp32's on the device."""
+
+WORTH_S = 20.0
+"""Seconds of a job for which it is worth measuring, which takes two or three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,7 @@ def choose(
     precision: AnyPrecision,
     model: Model | None,
     device: str,
+    job: JobSize,
     *,
     flags: frozenset[str] | None = None,
 ) -> Choice:
@@ -44,6 +55,7 @@ def choose(
         precision: A precision, or `auto`.
         model: The model; None with the `debug` runtime.
         device: Where it runs, no longer `auto`.
+        job: How much there is to do.
         flags: What the CPU can do; what the kernel says by default.
 
     Raises:
@@ -54,15 +66,64 @@ def choose(
     if runtime == "debug" or model is None:  # without a model, loading has an error to raise
         return Choice(runtime, "fp32" if precision == "auto" else precision)
     flags = cpu_flags() if flags is None else flags
-    if runtime == "auto":
-        wanted = None if precision == "auto" else precision
-        entry = installed_entries(model, device, wanted)[0]
-    else:
+    if runtime != "auto":
         entry = named_entry(runtime, model, device)
-    return Choice(
-        entry.name,
-        best_precision(entry, model, device, flags) if precision == "auto" else precision,
-    )
+        if precision == "auto":
+            precision = best_precision(entry, model, device, flags)
+        return Choice(entry.name, precision)
+    found = candidates(precision, model, device, flags)
+    if len(found) > 1:
+        costs = costs_of(found, model, job, flags)
+        found = [min(zip(found, costs, strict=True), key=lambda pair: pair[1].of(job))[0]]
+    ((entry, precision),) = found
+    return Choice(entry.name, precision)
+
+
+def candidates(
+    precision: AnyPrecision, model: Model, device: str, flags: frozenset[str]
+) -> list[Candidate]:
+    """Return the runtimes that `auto` chooses among, each with its precision.
+
+    Raises:
+        UsageError: No runtime can.
+        MissingExtraError: Those that can are not installed.
+    """
+    if precision != "auto":
+        entries = [(e, precision) for e in installed_entries(model, device, precision)]
+    else:
+        entries = [
+            (entry, best_precision(entry, model, device, flags))
+            for entry in installed_entries(model, device, None)
+        ]
+    # PyTorch takes seconds to import, and is slower than any other on a CPU.
+    others = [found for found in entries if found[0].module != "torch"]
+    return others if device == "cpu" and others else entries[:1]
+
+
+def costs_of(
+    found: list[Candidate],
+    model: Model,
+    job: JobSize,
+    flags: frozenset[str],
+    *,
+    measurement: Measurement | None = None,
+) -> list[Cost]:
+    """Return what each candidate takes: as measured, if it was or if the job is worth it.
+
+    Args:
+        found: The candidates.
+        model: The model.
+        job: How much there is to do.
+        flags: What the CPU can do.
+        measurement: Measures and keeps; the real one by default.
+    """
+    assumed = [assumed_cost(entry, how, model, job.threads, flags) for entry, how in found]
+    if measurement is None:
+        measurement = Measurement(model, found, job.threads)
+    costs = measurement.kept()
+    if costs is None and min(cost.of(job) for cost in assumed) > WORTH_S:
+        costs = measurement.take()
+    return costs or assumed
 
 
 def best_precision(entry: Entry, model: Model, device: str, flags: frozenset[str]) -> Precision:
