@@ -13,11 +13,15 @@ from brimful.cli.defaults import resolve_defaults
 from brimful.errors import UsageError
 from onnx_models import onnx_file
 
+PHOTO = Path(__file__).parents[2] / "docs" / "preview.jpg"
+"""A source of one image."""
+
 AUTO = {"device": "auto", "runtime": "auto", "precision": "auto", "half": False}
 
 
 def resolved(path: Path | None, *, resumes: Path | None = None, **options):
-    return resolve_defaults(path, **{**AUTO, **options}, resumes=resumes)
+    job = {"source": str(PHOTO), "canvas": "auto", "threads": None}
+    return resolve_defaults(path, **{**AUTO, **job, **options}, resumes=resumes)
 
 
 def interrupted(folder: Path, **job: object) -> Path:
