@@ -7,7 +7,15 @@ import pytest
 from brimful.errors import UsageError
 from brimful.models.model import Model, ModelOptions
 from brimful.runtimes import choice
-from brimful.runtimes.choice import WORTH_S, Choice, best_precision, candidates, costs_of
+from brimful.runtimes.choice import (
+    NEARLY,
+    WORTH_S,
+    Choice,
+    best_precision,
+    candidates,
+    costs_of,
+    first_done,
+)
 from brimful.runtimes.cost import Cost, JobSize, assumed_cost
 from brimful.runtimes.registry import named_entry
 from onnx_models import onnx_file
@@ -127,9 +135,16 @@ def test_what_was_measured_decides(two):
         job = JobSize(images=images, canvases=3, threads=2)
         measured = Pretended(kept=[LATE, SOON])
         costs = costs_of(found, model, job, PLAIN, measurement=measured)
-        times = dict(zip((entry.name for entry, _ in found), costs, strict=True))
-        assert min(times, key=lambda name: times[name].of(job)) == names
+        assert first_done(list(zip(found, costs, strict=True)), job)[0].name == names
         assert measured.took == 0
+
+
+@pytest.mark.parametrize(("slower", "name"), [(0.99, "onnxruntime"), (1.01, "openvino")])
+def test_of_two_that_end_together_the_one_that_starts_first(two, slower, name):
+    _, found = two
+    job = JobSize(images=10_000, canvases=1)
+    soon = Cost(load_s=0.0, canvas_s=0.0, image_s=LATE.of(job) * NEARLY * slower / 10_000)
+    assert first_done(list(zip(found, [LATE, soon], strict=True)), job)[0].name == name
 
 
 def test_a_long_job_is_measured_and_a_short_one_is_not(two):
@@ -157,7 +172,7 @@ def test_assumptions_know_what_the_cpu_can_do(two):
         job = JobSize(images=images, canvases=7, threads=2)
         both = candidates("auto", model, "cpu", flags)
         costs = [assumed_cost(*one, model, 2, flags) for one in both]
-        return min(zip(both, costs, strict=True), key=lambda pair: pair[1].of(job))[0][0].name
+        return first_done(list(zip(both, costs, strict=True)), job)[0].name
 
     assert name(10, AMX) == "onnxruntime", "compiling takes longer than all of it"
     assert name(5_000, AMX) == "openvino"

@@ -12,9 +12,7 @@ from brimful.cli.choices import FailureLimit
 from brimful.cli.job import run_job
 from brimful.cli.process import quiet_libraries
 from brimful.cpus import available_cpus
-from brimful.demo.dataset import write_dataset
 from brimful.demo.model import demo_model
-from brimful.demo.preview import contact_sheet
 from brimful.errors import UsageError
 from brimful.load import load
 from brimful.sinks.journal import read_rows
@@ -38,6 +36,8 @@ def demo(*, images: int, out: Path, seed: int, size: str, workers: int | None, r
     With --run the bundled model is run on them, as `brimful predict` does, and preview.jpg shows
     what it found.
     """
+    from brimful.demo.dataset import write_dataset  # no other verb has a use for it
+
     height, _, width = size.partition("x")
     if not (height.isdigit() and width.isdigit()):
         raise UsageError(f"--size {size!r}: expected HEIGHTxWIDTH such as 480x640")
@@ -68,6 +68,7 @@ def _preview(images: Path, detections: Path, preview: Path) -> None:
     """Draw the first few results as a contact sheet."""
     import cv2
 
+    from brimful.demo.preview import contact_sheet
     from brimful.demo.scene import CLASSES
     from brimful.formats.json_record import from_record
 

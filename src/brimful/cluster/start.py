@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from brimful.cluster.devices import cpu_share, worker_share
-from brimful.cluster.pool import EnginePool
 from brimful.cpus import available_cpus
 from brimful.engine.engine import Engine
 from brimful.engine.predictor import Predictor
@@ -39,6 +38,8 @@ def start_engines(
     """
     if len(devices) == 1:
         return start(device=devices[0], threads=threads, workers=workers)
+    from brimful.cluster.pool import EnginePool  # a single engine has no use for it
+
     cpus = available_cpus()
     shared = functools.partial(
         start,

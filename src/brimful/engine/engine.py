@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import functools
 import logging
@@ -13,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -52,6 +52,9 @@ from brimful.spec import ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.postprocess import build_postprocess
+
+if TYPE_CHECKING:
+    from asyncio import Future as AsyncFuture
 
 LOOKAHEAD = 16
 """Images that may wait, letterboxed, for their canvas's turn."""
@@ -340,6 +343,8 @@ class Engine:
 
         When the task that awaits it is cancelled, the image is not run if that is still possible.
         """
+        import asyncio  # 20 ms, which a job has no use for
+
         submit = functools.partial(
             self.submit,
             image,
@@ -634,6 +639,6 @@ def _deadline(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else time.monotonic() + milliseconds / 1000
 
 
-def _cancel_result(waiting: asyncio.Future[Future[Detections]]) -> None:
+def _cancel_result(waiting: AsyncFuture[Future[Detections]]) -> None:
     if not waiting.cancelled() and waiting.exception() is None:
         waiting.result().cancel()

@@ -26,6 +26,10 @@ WORTH_S = 20.0
 """Seconds of a job for which it is worth measuring, which takes two or three."""
 
 
+NEARLY = 1.05
+"""How many times longer a job may take with a runtime that starts sooner."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What runs a model.
@@ -74,9 +78,24 @@ def choose(
     found = candidates(precision, model, device, flags)
     if len(found) > 1:
         costs = costs_of(found, model, job, flags)
-        found = [min(zip(found, costs, strict=True), key=lambda pair: pair[1].of(job))[0]]
+        found = [first_done(list(zip(found, costs, strict=True)), job)]
     ((entry, precision),) = found
     return Choice(entry.name, precision)
+
+
+def first_done(priced: list[tuple[Candidate, Cost]], job: JobSize) -> Candidate:
+    """Return the candidate with which a job ends first.
+
+    Where several end at nearly the same time it is the one that starts first: it takes less
+    memory, too, as what takes long to start is what is compiled.
+
+    Args:
+        priced: Candidates and what they take.
+        job: How much there is to do.
+    """
+    soonest = min(cost.of(job) for _, cost in priced)
+    near = [pair for pair in priced if pair[1].of(job) <= NEARLY * soonest]
+    return min(near, key=lambda pair: pair[1].load_s + pair[1].canvas_s)[0]
 
 
 def candidates(
