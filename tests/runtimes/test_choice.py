@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from brimful.errors import UsageError
+from brimful.errors import ExportError, MissingExtraError, UsageError
 from brimful.models.model import Model, ModelOptions
 from brimful.runtimes import choice
 from brimful.runtimes.choice import (
@@ -85,8 +85,14 @@ def test_an_onnx_file_on_a_gpu(stored):
     assert best_precision(entry, model, "cuda:0", frozenset()) == "fp16"
 
 
-def test_without_the_onnx_package_an_fp32_file_stays_so_on_a_gpu(monkeypatch):
-    monkeypatch.setattr("brimful.runtimes.choice.installed", lambda module: False)
+@pytest.mark.parametrize(
+    "error", [ExportError("a weight is too large"), MissingExtraError("f", "x", module="onnx")]
+)
+def test_a_file_that_cannot_be_converted_stays_fp32_on_a_gpu(error, monkeypatch):
+    def refuse(path):
+        raise error
+
+    monkeypatch.setattr("brimful.runtimes.choice.to_fp16", refuse)
     found = {}
     for stored in ("fp32", "fp16"):
         model = Model(onnx_file("yolov8n.yaml", stored), "onnx", ModelOptions())

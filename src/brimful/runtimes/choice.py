@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from brimful.cpus import BF16_FLAGS, cpu_flags
-from brimful.extras import installed
+from brimful.errors import ExportError, MissingExtraError
 from brimful.models.model import Model
 from brimful.models.onnx_precision import arithmetic
+from brimful.models.to_fp16 import to_fp16
 from brimful.runtimes.cost import Cost, JobSize, assumed_cost
 from brimful.runtimes.measurement import Candidate, Measurement
 from brimful.runtimes.registry import Entry, check_name, installed_entries, named_entry
@@ -154,8 +155,22 @@ def best_precision(entry: Entry, model: Model, device: str, flags: frozenset[str
     if device != "cpu":
         half = "fp16" in entry.precisions
         if half and entry.name == "onnxruntime":
-            # A file in bf16 or int8 is run as it is, and one in fp32 has to be converted.
-            kind = arithmetic(model.path) if model.format == "onnx" else "fp32"
-            half = kind == "fp16" or (kind == "fp32" and installed("onnx"))
+            half = _computes_in_half(model)
         return "fp16" if half else "fp32"
     return "bf16" if "bf16" in entry.precisions and flags & BF16_FLAGS else "fp32"
+
+
+def _computes_in_half(model: Model) -> bool:
+    """Tell whether an ONNX file is in fp16, or can be had so.
+
+    One in bf16 or int8 is run as it is. One in fp32 is converted, and the result is kept for the
+    runtime; some files cannot be.
+    """
+    kind = arithmetic(model.path) if model.format == "onnx" else "fp32"
+    if kind != "fp32":
+        return kind == "fp16"
+    try:
+        to_fp16(model.as_onnx())
+    except (ExportError, MissingExtraError):
+        return False
+    return True
