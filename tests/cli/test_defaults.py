@@ -10,7 +10,11 @@ import pytest
 from cli_kit import brimful, rows, write_images
 
 from brimful.cli.defaults import resolve_defaults
+from brimful.cpus import available_cpus
 from brimful.errors import UsageError
+from brimful.models.model import ModelOptions
+from brimful.runtimes.choice import Choice
+from brimful.runtimes.cost import JobSize
 from onnx_models import onnx_file
 
 PHOTO = Path(__file__).parents[2] / "docs" / "preview.jpg"
@@ -21,7 +25,7 @@ AUTO = {"device": "auto", "runtime": "auto", "precision": "auto", "half": False}
 
 def resolved(path: Path | None, *, resumes: Path | None = None, **options):
     job = {"source": str(PHOTO), "canvas": "auto", "threads": None}
-    return resolve_defaults(path, **{**AUTO, **job, **options}, resumes=resumes)
+    return resolve_defaults(path, ModelOptions(), **{**AUTO, **job, **options}, resumes=resumes)
 
 
 def interrupted(folder: Path, **job: object) -> Path:
@@ -95,3 +99,35 @@ def test_no_module_named_torch_is_imported_for_an_onnx_file(tmp_path):
         status, *modules = done.stdout.decode().split()
         assert status == "0", done.stderr
         assert not {"torch", "ultralytics", "onnx"} & set(modules)
+
+
+def test_a_model_is_judged_as_it_will_be_read(monkeypatch):
+    """Otherwise another head of a .pt would be converted, and measured."""
+    seen = {}
+
+    def remember(runtime, precision, model, device, job):
+        seen.update(options=model.options, job=job)
+        return Choice("onnxruntime", "fp32")
+
+    monkeypatch.setattr("brimful.cli.defaults.choose", remember)
+    options = ModelOptions(nms=True, trust=True, max_det=1000)
+    job = {"source": str(PHOTO), "canvas": "square", "threads": 3}
+    resolve_defaults(
+        onnx_file("yolov8n.yaml"), options, **{**AUTO, "device": "cpu"}, **job, resumes=None
+    )
+    assert seen == {"options": options, "job": JobSize(images=1, canvases=1, threads=3)}
+
+
+@pytest.mark.parametrize(
+    ("device", "threads"), [("cpu", available_cpus()), ("cpu,cpu", max(1, available_cpus() // 2))]
+)
+def test_a_process_is_judged_by_its_share_of_the_cpus(device, threads, monkeypatch):
+    seen = []
+
+    def remember(runtime, precision, model, device, job):
+        seen.append(job.threads)
+        return Choice("onnxruntime", "fp32")
+
+    monkeypatch.setattr("brimful.cli.defaults.choose", remember)
+    resolved(onnx_file("yolov8n.yaml"), device=device)
+    assert seen == [threads]

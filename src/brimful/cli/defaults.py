@@ -8,7 +8,7 @@ from pathlib import Path
 from brimful.cluster.devices import cpu_share, parse_devices
 from brimful.cpus import available_cpus
 from brimful.errors import UsageError
-from brimful.models.model import open_model
+from brimful.models.model import ModelOptions, open_model
 from brimful.runtimes.choice import AnyPrecision, Choice, choose
 from brimful.runtimes.cost import JobSize
 from brimful.runtimes.placement import place
@@ -37,6 +37,7 @@ class Defaults:
 
 def resolve_defaults(
     path: Path | None,
+    options: ModelOptions,
     *,
     device: str,
     runtime: str,
@@ -51,6 +52,7 @@ def resolve_defaults(
 
     Args:
         path: The model's file.
+        options: How it is read.
         device: The text of `--device`.
         runtime: A runtime's name, or `auto`.
         precision: A precision, or `auto`.
@@ -77,7 +79,7 @@ def resolve_defaults(
         precision = "fp16"
     elif precision == "auto" and earlier.get("precision") in PRECISIONS:
         precision = earlier["precision"]
-    model = None if path is None else open_model(path)
+    model = None if path is None else open_model(path, options)
     hint = ""
     if devices[0] in ("auto", "all"):
         placement = place(devices[0], runtime, model)

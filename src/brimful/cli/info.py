@@ -12,7 +12,7 @@ from brimful.errors import UsageError
 from brimful.extras import installed, installed_version
 from brimful.gpus import find_gpus
 from brimful.load import load
-from brimful.models.model import open_model
+from brimful.models.model import ModelOptions, open_model
 from brimful.runtimes.choice import candidates
 from brimful.runtimes.cost import Cost, assumed_cost
 from brimful.runtimes.measurement import Measurement, kept_measurements
@@ -42,7 +42,7 @@ def info(*, model: str | None, runtime: str, measure: bool, trust_model: bool) -
             click.echo(f"{field.name:14} {getattr(engine.spec, field.name)}")
         for key, value in engine.describe().items():
             click.echo(f"{key:14} {value}")
-    opened = open_model(path or "")
+    opened = open_model(path or "", ModelOptions(trust=trust_model))
     placement = place("auto", runtime, opened)
     click.echo(f"{'default':14} device {placement.devices[0]}")
     if placement.hint:

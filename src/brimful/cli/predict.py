@@ -24,6 +24,8 @@ from brimful.demo.model import resolve_model
 from brimful.engine.interpreter import prepare_interpreter
 from brimful.load import load
 from brimful.models.artifact import digest_of
+from brimful.models.model import ModelOptions
+from brimful.models.signature import SpecOverrides
 from brimful.runtimes.choice import AnyPrecision
 from brimful.runtimes.registry import NAMES
 from brimful.runtimes.runtime import PRECISIONS
@@ -118,8 +120,11 @@ def predict(
     """
     limit = parse_failures(max_failures)
     chosen = resolve_model(model)
+    overrides = SpecOverrides(task=task, names=parse_names(names))
+    head = parse_switch(nms, "--nms")
     defaults = resolve_defaults(
         chosen,
+        ModelOptions(overrides=overrides, nms=head, trust=trust_model, max_det=max_det),
         device=device,
         runtime=runtime,
         precision=precision,
@@ -143,9 +148,9 @@ def predict(
         max_det=max_det,
         classes=parse_classes(classes),
         agnostic_nms=agnostic_nms,
-        nms=parse_switch(nms, "--nms"),
+        nms=head,
         task=task,
-        names=parse_names(names),
+        names=overrides.names,
         trust_model=trust_model,
         limits=DecodeLimits(max_pixels=max_pixels, max_bytes=max_bytes),
     )
