@@ -42,6 +42,7 @@ def main() -> None:
                 engine = load(
                     shared(f"models/{file}"),
                     runtime=runtime,
+                    device="cpu",
                     precision=precision,
                     canvas=options.canvas,
                     conf=0.001,

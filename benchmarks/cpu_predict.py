@@ -63,7 +63,9 @@ def brimful_contestant(runtime: str, precision: str) -> Callable[[Path, Path], P
 
         def predict(images: Path, conf: float) -> Lines:
             if conf not in engines:
-                engines[conf] = load(model, runtime=runtime, precision=precision, conf=conf)
+                engines[conf] = load(
+                    model, runtime=runtime, device="cpu", precision=precision, conf=conf
+                )
             for results in engines[conf].stream(images):
                 yield encode_jsonl(results)
 

@@ -121,6 +121,7 @@ def brimful_backend(options: argparse.Namespace) -> Predictor:
             runtime=options.runtime,
             imgsz=options.imgsz,
             device=options.device,
+            precision="fp32",
             conf=CONF,
         ) as engine:
             for result in engine.predict(images):

@@ -53,7 +53,7 @@ def measure(model: str, precision: str, rounds: int) -> dict[str, Any]:
     cv2.setNumThreads(1)
     picture = cv2.resize(cv2.imread(str(shared("photos/dog.jpg"))), (640, 480))
     path = shared(f"models/{MODELS[model]}")
-    with load(path, runtime="openvino", precision=precision) as engine:
+    with load(path, runtime="openvino", device="cpu", precision=precision) as engine:
         runtime = engine.runtime
         assert isinstance(runtime, OpenVinoRuntime)
         slots = [runtime.allocate((480, 640)) for _ in range(runtime.concurrency + 1)]

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from brimful.load import load
 from brimful.models.model import open_model
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
+from loading import load
 from model_files import artifact_cache, opened, outputs_of, scratch  # noqa: F401
 from shared_files import shared
 

@@ -7,8 +7,8 @@ import pytest
 from brimful.cli.choices import parse_batch
 from brimful.cuda.budget import KNEE, knee, sizes_to_try
 from brimful.errors import UsageError
-from brimful.load import load
 from brimful.memory.size import parse_bytes, show_bytes
+from loading import load
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import os
 import cv2
 import pytest
 
-from brimful.load import load
+from loading import load
 from model_files import artifact_cache, saved  # noqa: F401
 from oracles import asset, pair_detections, reference_predict, shared
 

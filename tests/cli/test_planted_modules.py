@@ -41,7 +41,7 @@ def test_the_conversion_of_a_checkpoint(folder, monkeypatch):
     from model_files import saved
 
     monkeypatch.setenv("BRIMFUL_CACHE", str(folder / "cache"))
-    options = ("--model", saved("yolov8n.yaml"), "--imgsz", 64, "--quiet")
+    options = ("--model", saved("yolov8n.yaml"), "--device", "cpu", "--imgsz", 64, "--quiet")
     done = brimful("predict", *options, "--source", "a.png", "--runtime", "onnxruntime", cwd=folder)
     assert ran(folder) == []
     assert done.returncode == 0, done.stderr

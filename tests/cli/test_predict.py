@@ -119,6 +119,17 @@ def test_info_lists_the_runtimes():
     assert {"onnxruntime", "openvino", "torch"} <= set(done.stdout.decode().split())
 
 
+def test_info_shows_what_a_model_takes_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("BRIMFUL_CACHE", str(tmp_path))
+    for options, words in (((), "assumed"), (("--measure",), "measured"), ((), "measured")):
+        done = brimful("info", "--model", "demo", *options)
+        assert done.returncode == 0, done.stderr
+        lines = [line for line in done.stdout.decode().splitlines() if line.startswith(words)]
+        assert {"openvino", "onnxruntime"} <= {line.split()[1] for line in lines}
+    assert "measured for yolo26n-factory.onnx" in brimful("info").stdout.decode()
+    assert brimful("info", "--measure").returncode == 2
+
+
 # Output -----------------------------------------------------------------------------------------
 
 

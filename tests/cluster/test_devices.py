@@ -7,6 +7,8 @@ from brimful.errors import UsageError
 @pytest.mark.parametrize(
     ("text", "devices"),
     [
+        ("auto", ["auto"]),
+        (" All ", ["all"]),
         ("cpu", ["cpu"]),
         ("0", ["cuda:0"]),
         ("cuda", ["cuda:0"]),
@@ -25,10 +27,28 @@ def test_spellings(text, devices):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "0,,1", "0,", "gpu", "cuda:", "cuda:x", "cuda:-1", "mps", "1.5", "0;1", "²"]
+    "text",
+    [
+        "",
+        ",",
+        "auto,0",
+        "cpu,all",
+        "0,,1",
+        "0,",
+        "gpu",
+        "cuda:",
+        "cuda:x",
+        "cuda:-1",
+        "mps",
+        "1.5",
+        "0;1",
+        "²",
+    ],
 )
 def test_what_is_no_device_says_what_is(text):
-    with pytest.raises(UsageError, match=r"is no device; expected cpu, cuda, .* 0,1,2,3"):
+    with pytest.raises(
+        UsageError, match=r"is no device; expected auto, all, cpu, cuda, .* 0,1,2,3"
+    ):
         parse_devices(text)
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from brimful.errors import ModelError
-from brimful.load import load
+from loading import load
 from model_files import exported, opened, saved, scratch
 
 PEOPLE = ["person", "bike"]
@@ -103,7 +103,8 @@ def test_a_job_ends_with_its_rows(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 32, 3), np.uint8))
     output = tmp_path / "out.jsonl"
     program = str(Path(sys.executable).with_name("brimful"))
-    options = ["--model", str(rows_of(7)), "--runtime", "onnxruntime", "--output", str(output)]
+    options = ["--model", str(rows_of(7)), "--runtime", "onnxruntime", "--device", "cpu"]
+    options += ["--output", str(output)]
     done = subprocess.run(
         [program, "predict", "--source", str(tmp_path / "a.png"), *options],
         capture_output=True,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from brimful.errors import ModelError
-from brimful.load import load
 from brimful.models.checkpoint import read_network
+from loading import load
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5493173\n"
 PAGES = (b"<!DOCTYPE html>\n<html><body>Not found</body></html>", b"\xef\xbb\xbf\n <HTML lang=en>")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from brimful.errors import ModelError
-from brimful.load import load
 from brimful.models.head_class import check_description, check_head_class
 from brimful.models.metadata import parse_metadata
 from brimful.models.signature import Signature, SpecOverrides, spec_from
+from loading import load
 from model_files import exported, opened, saved, scratch, ultralytics_export
 
 RTDETR = {

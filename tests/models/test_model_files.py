@@ -9,12 +9,12 @@ import onnxruntime
 import pytest
 
 from brimful.errors import ModelError
-from brimful.load import load
 from brimful.models.export import write_onnx
 from brimful.models.model import ModelOptions, open_model
 from brimful.models.signature import SpecOverrides
 from brimful.runtimes.registry import load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
+from loading import load
 from model_files import exported, opened, outputs_of, saved, scratch, ultralytics_export
 from oracles import asset, pair_detections, reference_predict, shared
 

@@ -9,10 +9,10 @@ import torchvision.transforms as T
 
 from brimful.errors import ModelError
 from brimful.formats.json_record import plain
-from brimful.load import load
 from brimful.models.checkpoint import load_checkpoint, read_network
 from brimful.models.rebuild import Transform
 from brimful.models.signature import SpecOverrides
+from loading import load
 from model_files import opened, saved, scratch
 from oracles import asset
 

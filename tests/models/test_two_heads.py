@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from brimful.load import load
+from loading import load
 from model_files import opened, saved, scratch
 from oracles import asset, pair_detections, reference_predict, shared
 

@@ -12,7 +12,6 @@ import pytest
 from brimful.detections import Detections
 from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
-from brimful.load import load
 from brimful.models.model import ModelOptions, open_model
 from brimful.runtimes.cuda.feeder import Feeder
 from brimful.runtimes.cuda.runtime import TorchCudaRuntime
@@ -23,6 +22,7 @@ from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.cuda.jpeg import JpegDecoder
 from brimful.vision.letterbox import letterbox
 from brimful.vision.postprocess import PostprocessConfig
+from loading import load
 from model_files import saved
 from oracles import asset, pair_detections, shared
 

@@ -14,10 +14,10 @@ import pytest
 from brimful.detections import Detections
 from brimful.engine.config import EngineConfig
 from brimful.engine.engine import Engine
-from brimful.load import load
 from brimful.models.model import ModelOptions, open_model
 from brimful.runtimes.runtime import OutOfMemoryError, RuntimeOptions
 from brimful.vision.postprocess import PostprocessConfig
+from loading import load
 from onnx_models import FIXED, TASKS, onnx_file
 from oracles import asset, pair_detections
 

@@ -10,9 +10,9 @@ import pytest
 
 from brimful.detections import Detections
 from brimful.engine.engine import Engine
-from brimful.load import load
 from brimful.runtimes.cuda.lane import Lane
 from brimful.runtimes.cuda.runtime import TorchCudaRuntime
+from loading import load
 from model_files import saved
 from oracles import asset, pair_detections
 

@@ -9,7 +9,7 @@ import pytest
 from openvino import opset13
 
 from brimful.errors import ModelError
-from brimful.load import load
+from loading import load
 from model_files import scratch
 
 SAID = "task: detect\nnames: {0: a, 1: b}\nstride: 32\nimgsz: [64, 64]\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from brimful.errors import ModelError
-from brimful.load import load
+from loading import load
 from model_files import ultralytics_export
 from oracles import asset, pair_detections, reference_predict, shared
 
@@ -20,7 +20,7 @@ SAID = {"task": "detect", "names": {0: "a", 1: "b"}, "imgsz": [64, 64]}
 LOADS = """
 import sys
 from brimful.load import load
-with load(sys.argv[1]) as engine:
+with load(sys.argv[1], device="cpu") as engine:
     print(engine.spec.head, len(list(engine.predict(sys.argv[2]))[0]))
 """
 

@@ -54,7 +54,7 @@ def demo(*, images: int, out: Path, seed: int, size: str, workers: int | None, r
     if run:
         output = out / "detections.jsonl"
         quiet_libraries()
-        with load(demo_model()) as engine:
+        with load(demo_model(), images=images) as engine:
             names, task = engine.spec.names, engine.spec.task
             sink = open_sink(output, job={}, names=names, task=task, overwrite=True)
             source = open_source(data / "images")

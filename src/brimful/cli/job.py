@@ -29,6 +29,7 @@ def run_job(
     *,
     output: Path | None,
     quiet: bool,
+    hint: str = "",
 ) -> None:
     """Run a job to its end, its interruption or its failure limit.
 
@@ -39,6 +40,7 @@ def run_job(
         limit: Failures allowed.
         output: The sink's output, for messages.
         quiet: Show neither progress nor summary.
+        hint: What would use the machine better, in words, for the summary.
 
     Raises:
         TooManyFailuresError: More images failed than allowed.
@@ -93,6 +95,7 @@ def run_job(
                 engine=predictor.describe(),
                 output=str(output) if output else None,
                 skipped=skipped,
+                hint=hint,
             )
     failures += earlier
     count += len(sink.done)

@@ -16,17 +16,19 @@ from brimful.cli.choices import (
     parse_names,
     parse_switch,
 )
+from brimful.cli.defaults import resolve_defaults
 from brimful.cli.job import run_job
 from brimful.cli.process import start_quietly
-from brimful.cluster.devices import parse_devices
 from brimful.cluster.start import start_engines
 from brimful.demo.model import resolve_model
 from brimful.engine.interpreter import collector_off, prepare_interpreter
-from brimful.errors import UsageError
 from brimful.load import load
 from brimful.models.artifact import digest_of
+from brimful.models.model import ModelOptions
+from brimful.models.signature import SpecOverrides
+from brimful.runtimes.choice import AnyPrecision
 from brimful.runtimes.registry import NAMES
-from brimful.runtimes.runtime import PRECISIONS, Precision
+from brimful.runtimes.runtime import PRECISIONS
 from brimful.sinks.formats import FORMATS
 from brimful.sinks.open_sink import open_sink
 from brimful.sources.open_source import open_source
@@ -57,10 +59,10 @@ FAILURES = (
     "--nms", help="Head of a .pt: false NMS-free, true with NMS. Default: NMS-free if any."
 )
 @click.option("--runtime", type=click.Choice(("auto", *NAMES)), default="auto")
-@click.option("--device", default="cpu", help="cpu, 0 or cuda:0; several: 0,1,2,3.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32")
+@click.option("--device", default="auto", help="auto, all, cpu, 0 or cuda:0; several: 0,1,2,3.")
+@click.option("--precision", type=click.Choice(("auto", *PRECISIONS)), default="auto")
 @click.option("--half/--no-half", help="The same as precision=fp16.")
-@click.option("--batch", help="Most images in a forward, or auto. Default: the runtime's choice.")
+@click.option("--batch", help="Most images in a forward, or auto. Default: what suits the device.")
 @click.option("--gpu-mem", help="Device memory this may hold in all, such as 2GiB. Default: any.")
 @click.option("--threads", type=int, help="CPU threads of the model. Default: all.")
 @click.option("--workers", type=int, help="Decode threads. Default: one per CPU, at most 8.")
@@ -93,7 +95,7 @@ def predict(
     nms: str | None,
     runtime: str,
     device: str,
-    precision: Precision,
+    precision: AnyPrecision,
     half: bool,
     batch: str | None,
     gpu_mem: str | None,
@@ -116,16 +118,27 @@ def predict(
     3 more inputs failed than allowed, 4 model, 5 a conversion failed, 6 memory budget,
     130 interrupted (go on with --resume).
     """
-    if half and precision == "bf16":
-        raise UsageError("--half means precision=fp16, and precision=bf16 was given; give one")
     limit = parse_failures(max_failures)
-    devices = parse_devices(device)
     chosen = resolve_model(model)
+    overrides = SpecOverrides(task=task, names=parse_names(names))
+    head = parse_switch(nms, "--nms")
+    defaults = resolve_defaults(
+        chosen,
+        ModelOptions(overrides=overrides, nms=head, trust=trust_model, max_det=max_det),
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        half=half,
+        source=source,
+        canvas=canvas,
+        threads=threads,
+        resumes=output if resume else None,
+    )
     loading = functools.partial(
         load,
         chosen,
-        runtime=runtime,
-        precision="fp16" if half else precision,
+        runtime=defaults.choice.runtime,
+        precision=defaults.choice.precision,
         batch=parse_batch(batch),
         gpu_mem=gpu_mem,
         imgsz=parse_imgsz(imgsz),
@@ -135,16 +148,16 @@ def predict(
         max_det=max_det,
         classes=parse_classes(classes),
         agnostic_nms=agnostic_nms,
-        nms=parse_switch(nms, "--nms"),
+        nms=head,
         task=task,
-        names=parse_names(names),
+        names=overrides.names,
         trust_model=trust_model,
         limits=DecodeLimits(max_pixels=max_pixels, max_bytes=max_bytes),
     )
     start = functools.partial(start_quietly, loading, quiet=quiet)
     with collector_off():
-        started = start_engines(start, devices, chosen, threads=threads, workers=workers)
-    with started as engine:
+        predictor = start_engines(start, defaults.devices, chosen, threads=threads, workers=workers)
+    with predictor as engine:
         job = {
             "model": None if chosen is None else digest_of(Path(chosen)),
             "source": source,
@@ -157,8 +170,7 @@ def predict(
             "nms": nms,
             "imgsz": imgsz,
             "canvas": canvas,
-            "precision": precision,
-            "half": half,
+            "precision": engine.describe()["precision"],
             "runtime": engine.describe()["runtime"],
         }
         sink = open_sink(
@@ -178,4 +190,4 @@ def predict(
             sink.abandon()
             raise
         prepare_interpreter()
-        run_job(engine, images, sink, limit, output=output, quiet=quiet)
+        run_job(engine, images, sink, limit, output=output, quiet=quiet, hint=defaults.hint)

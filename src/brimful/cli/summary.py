@@ -31,6 +31,7 @@ def print_summary(
     engine: dict[str, str | int],
     output: str | None,
     skipped: str,
+    hint: str = "",
 ) -> None:
     """Print a job's summary.
 
@@ -44,6 +45,7 @@ def print_summary(
         engine: What the engine says of itself.
         output: Where the detections went.
         skipped: What the source left out, in words; "" for nothing.
+        hint: What would use the machine better, in words; "" for nothing.
     """
     rate = images / seconds if seconds else 0.0
     failed = f", [red]{failures:,} failed[/]" if failures else ""
@@ -69,5 +71,7 @@ def print_summary(
     if images > failures:
         advice = f"{report.limits.name} limits: {ADVICE[report.limits.name]}"
         console.print(advice, highlight=False, soft_wrap=True)
+    if hint:
+        console.print(hint, highlight=False, markup=False, soft_wrap=True)
     if output:  # brackets in a path are no markup
         console.print(f"detections: {output}", highlight=False, markup=False, soft_wrap=True)

@@ -6,23 +6,27 @@ import re
 
 from brimful.errors import UsageError
 
-_EXPECTED = "expected cpu, cuda, a GPU's index such as 0 or cuda:0, or a list of them: 0,1,2,3"
+_EXPECTED = (
+    "expected auto, all, cpu, cuda, a GPU's index such as 0 or cuda:0, or a list of them: 0,1,2,3"
+)
 _INDEX = re.compile(r"(?:cuda:)?([0-9]+)")
 MOST_WORKERS = 8
 """Decode threads past which an interpreter's lock costs more than they bring."""
 
 
 def parse_devices(text: str) -> list[str]:
-    """Read `--device`: `cpu`, `cuda`, `cuda:1`, `1`, or a list such as `0,1` or `[0, 1]`.
+    """Read `--device`: `auto`, `all`, `cpu`, `cuda`, `cuda:1`, `1`, or a list such as `0,1`.
 
     A device may be named twice; it gets two engine processes.
 
     Returns:
-        `cpu` or `cuda:INDEX` each, at least one, in the order given.
+        `auto` or `all` alone, or `cpu` or `cuda:INDEX` each, at least one, in the order given.
 
     Raises:
         UsageError: A part is no device, asks for idle GPUs to be found, or CPU and GPUs are mixed.
     """
+    if text.strip().lower() in ("auto", "all"):
+        return [text.strip().lower()]
     devices = [_parse_one(part.strip(), text) for part in text.strip("[]() ").split(",")]
     if len({device.partition(":")[0] for device in devices}) > 1:
         raise UsageError(
@@ -44,7 +48,7 @@ def _parse_one(part: str, text: str) -> str:
     if part == "-1":
         raise UsageError(
             f"--device {text!r}: brimful does not look for idle GPUs; name those to use, such as "
-            "0 or 0,1"
+            "0 or 0,1, or all"
         )
     raise UsageError(f"--device {text!r}: {part!r} is no device; {_EXPECTED}")
 

@@ -184,7 +184,13 @@ class DebugRuntime:
 
     def describe(self) -> dict[str, str | int]:
         """Return its name; there is nothing else to it."""
-        return {"runtime": self.name, "version": "-", "precision": "fp32", "threads": 1}
+        return {
+            "runtime": self.name,
+            "version": "-",
+            "device": "cpu",
+            "precision": "fp32",
+            "threads": 1,
+        }
 
     def close(self) -> None:
         """Stop the threads."""

@@ -89,6 +89,7 @@ class OnnxRuntime:
             "runtime": self.name,
             "version": onnxruntime.__version__,
             "provider": self._session.get_providers()[0],
+            "device": "cpu",
             "precision": "fp32",
             "forwards": self.concurrency,
             "threads": self.concurrency,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class OpenVinoRuntime:
         self.spec: ModelSpec = self._read_spec(model)
         self.max_batch = self.spec.fixed_batch or options.max_batch or 1
         self.concurrency = self.partial_batches_below = self._threads
-        self._compiled: OrderedDict[tuple[Size, int], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[Size, int], Future[Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._workers = ForwardWorkers(self.concurrency, name=self.name)
 
@@ -111,6 +112,7 @@ class OpenVinoRuntime:
         return {
             "runtime": self.name,
             "version": str(self._ov.__version__),
+            "device": "cpu",
             "precision": self._options.precision,
             "forwards": self.concurrency,
             "threads": self._threads,
@@ -167,14 +169,29 @@ class OpenVinoRuntime:
         return spec_from(signature, metadata, model.options.overrides, origin=origin)
 
     def _compile(self, canvas: Size, capacity: int) -> Any:
+        """Return the network of a canvas.
+
+        Who asks for it first compiles it, whoever else asks waits, and another canvas is compiled
+        by another thread meanwhile: a compilation keeps one CPU busy.
+        """
         key = (canvas, capacity)
         with self._lock:
-            if key not in self._compiled:
-                self._compiled[key] = self._build(canvas, capacity)
+            found = self._compiled.get(key)
+            mine = found is None
+            if found is None:
+                found = self._compiled[key] = Future()
                 while len(self._compiled) > COMPILED_KEPT:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
-            return self._compiled[key]
+        if mine:
+            try:
+                found.set_result(self._build(canvas, capacity))
+            except BaseException as error:
+                with self._lock:
+                    if self._compiled.get(key) is found:  # who asks again tries again
+                        del self._compiled[key]
+                found.set_exception(error)
+        return found.result()
 
     def _build(self, canvas: Size, capacity: int) -> Any:
         try:

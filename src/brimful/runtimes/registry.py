@@ -30,6 +30,7 @@ class Entry:
         load: Imports and makes it.
         keeps_budget: Whether it limits the memory of its device.
         distributions: Packages that bring the module, where their names are others.
+        also: Modules that it needs besides.
     """
 
     name: str
@@ -41,6 +42,11 @@ class Entry:
     load: Callable[[Model, RuntimeOptions], Runtime]
     keeps_budget: bool = False
     distributions: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+
+    def takes(self, format: Format, kind: str) -> bool:
+        """Whether it runs a model of this format on this kind of device."""
+        return format in self.formats and kind in self.devices
 
 
 def _onnxruntime(model: Model, options: RuntimeOptions) -> Runtime:
@@ -118,6 +124,7 @@ RUNTIMES: tuple[Entry, ...] = (
         load=_onnxruntime_cuda,
         keeps_budget=True,
         distributions=("onnxruntime-gpu",),
+        also=("torch", "triton"),
     ),
     Entry(
         name="torchscript",
@@ -149,13 +156,22 @@ def load_runtime(name: str, model: Model | None, options: RuntimeOptions) -> Run
         from brimful.runtimes.debug import DebugRuntime
 
         return DebugRuntime(options)
-    if name not in (*NAMES, "auto"):
-        raise UsageError(f"runtime {name!r} is unknown; expected auto or one of {', '.join(NAMES)}")
+    check_name(name)
     if model is None:
         raise UsageError("a model is needed: --model FILE (only runtime=debug does without one)")
-    entry = _pick(model, options) if name == "auto" else _named(name, model, options)
+    entry = _pick(model, options) if name == "auto" else named_entry(name, model, options.device)
     _check_budget(entry, name, model, options)
     return entry.load(model, options)
+
+
+def check_name(name: str) -> None:
+    """Refuse a runtime that there is not.
+
+    Raises:
+        UsageError: Listing those there are.
+    """
+    if name not in (*NAMES, "auto"):
+        raise UsageError(f"runtime {name!r} is unknown; expected auto or one of {', '.join(NAMES)}")
 
 
 def _check_budget(
@@ -170,9 +186,15 @@ def _check_budget(
         )
 
 
-def _named(name: str, model: Model, options: RuntimeOptions) -> Entry:
+def named_entry(name: str, model: Model, device: str) -> Entry:
+    """Return the runtime of a name, as it is on a kind of device.
+
+    Raises:
+        UsageError: It does not take this model.
+        MissingExtraError: It is not installed.
+    """
     entries = [entry for entry in RUNTIMES if entry.name == name]
-    kind = options.device.split(":")[0]
+    kind = device.split(":")[0]
     entry = next((entry for entry in entries if kind in entry.devices), entries[0])
     if model.format not in entry.formats:
         takers = dict.fromkeys(other.name for other in RUNTIMES if model.format in other.formats)
@@ -186,22 +208,39 @@ def _named(name: str, model: Model, options: RuntimeOptions) -> Entry:
 
 
 def _pick(model: Model, options: RuntimeOptions) -> Entry:
-    kind = options.device.split(":")[0]
+    return installed_entries(model, options.device, options.precision)[0]
+
+
+def installed_entries(model: Model, device: str, precision: str | None) -> list[Entry]:
+    """Return the runtimes of this installation that can run a model, the fastest first.
+
+    Args:
+        model: The model.
+        device: Where it shall run.
+        precision: The arithmetic that is wanted; None for any.
+
+    Returns:
+        At least one.
+
+    Raises:
+        UsageError: No runtime can.
+        MissingExtraError: Those that can are not installed.
+    """
+    kind = device.split(":")[0]
     fitting = [
         entry
         for entry in RUNTIMES
-        if model.format in entry.formats
-        and kind in entry.devices
-        and options.precision in entry.precisions
+        if entry.takes(model.format, kind) and (precision is None or precision in entry.precisions)
     ]
     if not fitting:
+        wanted = "" if precision is None else f" in {precision}"
         raise UsageError(
-            f"no runtime takes a {model.format} model on device {options.device!r} in "
-            f"{options.precision}; devices are cpu and cuda, precisions fp32, bf16 and fp16"
+            f"no runtime takes a {model.format} model on device {device!r}{wanted}; "
+            "devices are cpu and cuda, precisions fp32, bf16 and fp16"
         )
-    for entry in fitting:
-        if installed(entry.module):
-            return entry
-    raise MissingExtraError(
-        f"A {model.format} model on {kind}", fitting[0].extra, module=fitting[0].module
-    )
+    found = [entry for entry in fitting if installed(entry.module)]
+    if not found:
+        raise MissingExtraError(
+            f"A {model.format} model on {kind}", fitting[0].extra, module=fitting[0].module
+        )
+    return found

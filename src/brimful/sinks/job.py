@@ -22,6 +22,15 @@ def write_job(path: Path, job: Mapping[str, Any]) -> None:
         )
 
 
+def read_job(path: Path) -> dict[str, Any]:
+    """Return what an interrupted job said of itself; nothing where it cannot be read."""
+    try:
+        job = orjson.loads(path.read_bytes())["job"]["job"]
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return {}  # `check_job` says what is wrong with it
+    return job if isinstance(job, dict) else {}
+
+
 def check_job(path: Path, job: Mapping[str, Any]) -> None:
     """Compare a job with the one that a journal was written with.
 

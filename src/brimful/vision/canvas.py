@@ -135,6 +135,17 @@ class CanvasPolicy:
         return math.ceil(round(side, 6) / self.stride) * self.stride
 
 
+def usual_canvases(text: str) -> int:
+    """Return how many canvases the images of a job may go to, from the text of `--canvas`.
+
+    `exact` knows no bound; photographs of several cameras have about this many.
+
+    Raises:
+        UsageError: The text is not one of the choices.
+    """
+    return {"auto": 1 + 2 * len(SHORT_SIDES), "exact": 16}.get(parse_canvas(text)[0], 1)
+
+
 def parse_canvas(text: str) -> tuple[CanvasMode, Size | None]:
     """Read the text of `--canvas`: a mode, or `HxW` as ("fixed", (height, width)).
 
