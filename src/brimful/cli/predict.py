@@ -17,6 +17,7 @@ from brimful.cli.choices import (
     parse_switch,
 )
 from brimful.cli.job import run_job
+from brimful.cli.pictures import open_pictures
 from brimful.cli.process import start_quietly
 from brimful.cluster.devices import parse_devices
 from brimful.cluster.start import start_engines
@@ -25,6 +26,7 @@ from brimful.engine.interpreter import prepare_interpreter
 from brimful.errors import UsageError
 from brimful.load import load
 from brimful.models.artifact import digest_of
+from brimful.pictures.style import Style
 from brimful.runtimes.registry import NAMES
 from brimful.runtimes.runtime import PRECISIONS, Precision
 from brimful.sinks.open_sink import open_sink
@@ -44,7 +46,11 @@ FAILURES = (
 @click.option(
     "--source", required=True, help="Image, folder, glob with **, .txt list, video, or -."
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Default: JSON lines on stdout.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: JSON lines on stdout, as with -; none of them with --save or --save-crop.",
+)
 @click.option("--format", type=click.Choice(FORMATS), help="Default: by the output's suffix.")
 @click.option("--imgsz", help="Side of the full canvas, or height,width. Default: the model's.")
 @click.option("--canvas", default="auto", help="auto, square, exact or HxW.")
@@ -76,6 +82,17 @@ FAILURES = (
 @click.option("--max-bytes", default=512 * 2**20, help="Largest image file, in bytes.")
 @click.option("--resume/--no-resume", help="Go on with an interrupted job.")
 @click.option("--overwrite/--no-overwrite", help="Replace an existing output.")
+@click.option("--save/--no-save", help="Write images and videos with detections drawn in.")
+@click.option("--save-crop/--no-save-crop", help="Write crops of the boxes, a folder a class.")
+@click.option(
+    "--save-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of pictures. Default: runs/TASK/predict, predict2 and so on.",
+)
+@click.option("--show-labels/--no-show-labels", default=True, help="Names of classes.")
+@click.option("--show-conf/--no-show-conf", default=True, help="Confidence behind the names.")
+@click.option("--show-boxes/--no-show-boxes", default=True, help="Boxes and their labels.")
+@click.option("--line-width", type=int, help="In pixels. Default: by the size of the image.")
 @click.option("--quiet/--no-quiet", help="No progress and no summary.")
 def predict(
     *,
@@ -108,6 +125,13 @@ def predict(
     max_bytes: int,
     resume: bool,
     overwrite: bool,
+    save: bool,
+    save_crop: bool,
+    save_dir: Path | None,
+    show_labels: bool,
+    show_conf: bool,
+    show_boxes: bool,
+    line_width: int | None,
     quiet: bool,
 ) -> None:
     """Run a model on images and write the detections.
@@ -118,6 +142,7 @@ def predict(
     """
     if half and precision == "bf16":
         raise UsageError("--half means precision=fp16, and precision=bf16 was given; give one")
+    style = Style(labels=show_labels, conf=show_conf, boxes=show_boxes, line_width=line_width)
     limit = parse_failures(max_failures)
     devices = parse_devices(device)
     chosen = resolve_model(model)
@@ -167,13 +192,25 @@ def predict(
             task=engine.spec.task,
             resume=resume,
             overwrite=overwrite,
+            silent=save or save_crop,
         )
         try:
             # Unbuffered: the lock of a buffer that a thread waits in would abort the exit.
             stdin = io.FileIO(0, closefd=False) if source == "-" else None
             images = open_source(source, vid_stride=vid_stride, done=sink.done, stdin=stdin)
+            pictures = open_pictures(
+                save=save,
+                save_crop=save_crop,
+                save_dir=save_dir,
+                style=style,
+                source=source,
+                task=engine.spec.task,
+                vid_stride=vid_stride,
+                resume=bool(len(sink.done)),
+                overwrite=overwrite,
+            )
         except BaseException:
             sink.abandon()
             raise
         prepare_interpreter()
-        run_job(engine, images, sink, limit, output=output, quiet=quiet)
+        run_job(engine, images, sink, limit, pictures=pictures, output=output, quiet=quiet)

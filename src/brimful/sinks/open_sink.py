@@ -11,10 +11,13 @@ from brimful.errors import UsageError
 from brimful.extras import require
 from brimful.formats.coco import CategoryMap, resolve_categories
 from brimful.sinks.ledger import LedgerSink
+from brimful.sinks.null import NullSink
 from brimful.sinks.output import resolve_format
 from brimful.sinks.sink import Sink
 from brimful.sinks.stdout import StdoutSink
 from brimful.spec import Task
+
+_STDOUT = Path("-")
 
 
 def open_sink(
@@ -28,12 +31,13 @@ def open_sink(
     overwrite: bool = False,
     categories: CategoryMap = "auto",
     stream: BinaryIO | None = None,
+    silent: bool = False,
 ) -> Sink:
     """Open where detections go. All mistakes that can be known are found here, not at the end.
 
     Args:
-        output: The file (of yolo: the folder) that appears when the job is complete, or None for
-            JSON lines on standard output.
+        output: The file (of yolo: the folder) that appears when the job is complete. `-` stands
+            for JSON lines on standard output, and so does None.
         format: jsonl, json, coco, parquet or yolo; by default what the suffix says.
         job: What makes a result: model hash, options, source. JSON values; a Path and the like
             is kept as its text. A job is resumed with the same values only.
@@ -43,12 +47,15 @@ def open_sink(
         overwrite: Replace an output that exists, and forget an interrupted job.
         categories: How class ids become COCO category ids.
         stream: Stands for standard output, `sys.stdout.buffer` by default.
+        silent: None as the output stands for no output at all.
 
     Raises:
         UsageError: The format is unknown or does not fit the task, the output or an interrupted
             job exists, or the job to resume is another one.
         MissingExtraError: Parquet without pyarrow.
     """
+    silent = silent and output is None
+    output = None if output == _STDOUT else output
     resolved = resolve_format(output, format)
     if resume and overwrite:
         raise UsageError("--resume goes on with a job and --overwrite forgets it; give one of them")
@@ -56,6 +63,8 @@ def open_sink(
     if output is None:
         if resume:
             raise UsageError("a job on standard output cannot be resumed; give an output file")
+        if silent:
+            return NullSink()
         if stream is None and sys.stdout is None:
             raise UsageError("standard output is closed; give a file with --output")
         return StdoutSink(sys.stdout.buffer if stream is None else stream)
