@@ -7,7 +7,11 @@ from pathlib import Path
 from brimful.errors import UsageError
 from brimful.pictures.folder import open_folder
 from brimful.pictures.picture_sink import PictureOptions, PictureSink
+from brimful.pictures.replay import unfinished
 from brimful.pictures.style import Style
+from brimful.sinks.sink import Sink
+from brimful.sources.entries import EntriesSource
+from brimful.sources.open_source import open_source
 from brimful.spec import Task
 
 
@@ -20,10 +24,10 @@ def open_pictures(
     source: str,
     task: Task,
     vid_stride: int,
-    resume: bool,
+    earlier: Sink,
     overwrite: bool,
 ) -> PictureSink | None:
-    """Open where pictures go, None where none are wanted.
+    """Open where pictures go, None where none are wanted. Those of a resumed job are completed.
 
     Args:
         save: Write images and videos with their detections.
@@ -33,7 +37,7 @@ def open_pictures(
         source: Where images come from.
         task: What the model predicts.
         vid_stride: Every how many-th frame of a video comes.
-        resume: A job goes on.
+        earlier: Where the results of a resumed job are.
         overwrite: Replace pictures of the same names.
 
     Raises:
@@ -43,6 +47,7 @@ def open_pictures(
         if save_dir is not None:
             raise UsageError("--save-dir says where pictures go; add --save or --save-crop")
         return None
+    resume = bool(len(earlier.done))
     if resume and save_dir is None:
         raise UsageError(
             "--resume needs the folder that the pictures are in: give it with --save-dir"
@@ -51,4 +56,15 @@ def open_pictures(
     options = PictureOptions(
         folder=folder, save=save, crops=save_crop, style=style, vid_stride=vid_stride
     )
-    return PictureSink(options)
+    pictures = PictureSink(options)
+    if resume:
+        listed = None if source == "-" else open_source(source)
+        try:
+            for detections in unfinished(
+                earlier.earlier, listed if isinstance(listed, EntriesSource) else None
+            ):
+                pictures.write([detections])
+        except BaseException:
+            pictures.abandon()
+            raise
+    return pictures

@@ -183,6 +183,7 @@ def predict(
             "precision": precision,
             "half": half,
             "runtime": engine.describe()["runtime"],
+            **({"save": save, "save_crop": save_crop} if save or save_crop else {}),
         }
         sink = open_sink(
             output,
@@ -206,7 +207,7 @@ def predict(
                 source=source,
                 task=engine.spec.task,
                 vid_stride=vid_stride,
-                resume=bool(len(sink.done)),
+                earlier=sink,
                 overwrite=overwrite,
             )
         except BaseException:

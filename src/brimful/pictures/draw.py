@@ -80,9 +80,10 @@ def _draw_classes(canvas: Pixels, detections: Detections, style: Style) -> None:
             text = f"{text} {detections.probs[class_id]:.2f}"
         label = plate(text, height, colour_of(class_id), canvas.shape[1])
         if top + label.shape[0] > canvas.shape[0] and top:
-            return  # a small image has no room for all of them
-        labels.add(label, (0, top, 0, top))
+            break  # a small image has no room for all of them
+        labels.add(label, (0, top + label.shape[0], 0, top))
         top += label.shape[0]
+    labels.paste()
 
 
 class _Painter:
@@ -135,7 +136,17 @@ class _Painter:
         # the last pixel inside the box, so that its line is never off the picture
         x2 = max(x1, min(x2 - 1, self._size[1] - 1))
         y2 = max(y1, min(y2 - 1, self._size[0] - 1))
-        cv2.rectangle(self._canvas, (x1, y1), (x2, y2), colour, self._line)
+        # OpenCV's thick lines are thicker than they should be
+        line = self._line
+        left, top = x1 - line // 2, y1 - line // 2
+        right, bottom = x2 - line // 2, y2 - line // 2
+        for y in (top, bottom):
+            self._fill(left, y, right + line, y + line, colour)
+        for x in (left, right):
+            self._fill(x, top, x + line, bottom + line, colour)
+
+    def _fill(self, x1: int, y1: int, x2: int, y2: int, colour: Colour) -> None:
+        self._canvas[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = colour
 
     def _polygon(self, points: NDArray[np.floating], colour: Colour) -> None:
         eighths = np.round(np.nan_to_num(points).clip(-_FAR, _FAR) * (1 << _SHIFT))
@@ -155,6 +166,7 @@ class _Painter:
             x1, y1, x2, y2 = self._pixels(d.boxes[i])
             label = plate(text, height, self._colours[i], self._size[1])
             labels.add(label, (x1 - self._line // 2, y1, x2, y2))
+        labels.paste()
 
     @staticmethod
     def _pixels(box: NDArray[np.floating]) -> tuple[int, int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,9 @@ from brimful.pictures.font import coverage
 from brimful.pictures.palette import Colour, ink_on
 from brimful.vision.pixels import Pixels
 
-_SMALLEST = 7  # pixels of a letter that can still be read
+_SMALLEST = 9  # pixels of letters that can still be read
 _CUT = ".."
+_CONFIDENCE = re.compile(r" \d\.\d\d$")
 
 
 @functools.lru_cache(maxsize=512)
@@ -21,7 +23,8 @@ def plate(text: str, height: int, colour: Colour, widest: int) -> Pixels:
 
     Args:
         text: What it says.
-        height: Of its letters, in pixels; what is too wide gets smaller ones, then loses its end.
+        height: Of its letters, in pixels; what is too wide gets smaller ones, then loses its
+            confidence, then its end.
         colour: Of the plate; the letters are dark on light and light on dark ones.
         widest: Most pixels that it may be wide.
 
@@ -34,6 +37,9 @@ def plate(text: str, height: int, colour: Colour, widest: int) -> Pixels:
         fitting = max(_SMALLEST, height * max(1, widest - 2 * pad) // letters.shape[1])
         height, pad = min(height, fitting), 1
         letters = coverage(text, height)
+        if letters.shape[1] + 2 * pad > widest:
+            text = _CONFIDENCE.sub("", text)
+            letters = coverage(text, height)
         while letters.shape[1] + 2 * pad > widest and len(text) > 1:
             text = text.removesuffix(_CUT)[:-1] + (_CUT if len(text) > 4 else "")
             letters = coverage(text, height)
@@ -46,7 +52,10 @@ def plate(text: str, height: int, colour: Colour, widest: int) -> Pixels:
 
 
 class Labels:
-    """The labels of one picture. Each is whole within it, and off the others if there is room."""
+    """The labels of one picture. Each is whole within it, and off the others if there is room.
+
+    Where there is none, the one that was added first covers the other.
+    """
 
     def __init__(self, canvas: Pixels) -> None:
         """Begin with none.
@@ -57,9 +66,10 @@ class Labels:
         self._canvas = canvas
         self._taken: NDArray[np.int64] = np.empty((16, 4), np.int64)
         self._count = 0
+        self._placed: list[tuple[Pixels, int, int]] = []
 
     def add(self, label: Pixels, box: tuple[int, int, int, int]) -> None:
-        """Paste a label above a box, else below it, else inside.
+        """Find the place of a label: above a box, else below it, else inside.
 
         Args:
             label: A plate.
@@ -74,11 +84,13 @@ class Labels:
             self._taken = np.concatenate((self._taken, np.empty_like(self._taken)))
         self._taken[self._count] = left, top, left + width, top + height
         self._count += 1
-        self._paste(label, left, top)
+        self._placed.append((label, left, top))
 
-    def _paste(self, label: Pixels, left: int, top: int) -> None:
-        room = self._canvas[top : top + label.shape[0], left : left + label.shape[1]]
-        room[:] = label[: room.shape[0], : room.shape[1]]
+    def paste(self) -> None:
+        """Draw all of them."""
+        for label, left, top in reversed(self._placed):
+            room = self._canvas[top : top + label.shape[0], left : left + label.shape[1]]
+            room[:] = label[: room.shape[0], : room.shape[1]]
 
     def _inside(self, spot: tuple[int, int], height: int, width: int) -> tuple[int, int]:
         rows, columns = self._canvas.shape[:2]

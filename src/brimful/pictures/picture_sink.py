@@ -32,8 +32,11 @@ from brimful.vision.pixels import Pixels
 _log = logging.getLogger("brimful")
 
 _TOLD = 5  # faults that are told one by one
-_PER_WORKER = 8  # pictures that wait for a worker, at most
+_PER_WORKER = 8  # images that wait for a worker, at most
 _MOST_WORKERS = 8
+
+MOST_WAITING = _PER_WORKER * _MOST_WORKERS
+"""Images at most whose results were taken on, and whose pictures are not there yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +75,10 @@ class PictureSink:
 
         Args:
             options: What is made.
-            workers: Threads that draw; by default one for each CPU, at most eight.
+            workers: Threads that draw, at most eight; by default one for each CPU.
         """
         self._options = options
-        workers = workers or min(_MOST_WORKERS, available_cpus())
+        workers = min(_MOST_WORKERS, workers or available_cpus())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="brimful-draw")
         self._room = workers * _PER_WORKER
         self._ahead = 2 * workers
@@ -104,9 +107,9 @@ class PictureSink:
                 self._add_frame(detections)
             else:
                 self._end_video()
-                self._waiting.append(self._pool.submit(self._draw_image, detections))
-                while len(self._waiting) > self._room:
+                while len(self._waiting) >= self._room:
                     self._settle(self._waiting.popleft())
+                self._waiting.append(self._pool.submit(self._draw_image, detections))
 
     def finish(self) -> None:
         """Wait for all pictures.
@@ -117,8 +120,7 @@ class PictureSink:
         self._end_video()
         while self._waiting:
             self._settle(self._waiting.popleft())
-        while self._ending:
-            self._close_video(self._ending.popleft())
+        self._close_videos()
         self._pool.shutdown()
 
     def abandon(self) -> None:
@@ -189,8 +191,7 @@ class PictureSink:
         source = str(d.original)
         if self._video is None or self._video.source != source:
             self._end_video()
-            while len(self._ending) > 1:
-                self._close_video(self._ending.popleft())
+            self._close_videos()  # at most one is not complete: see `replay`
             self._video = self._open_video(source, d)
         self._video.add(d)
 
@@ -219,6 +220,10 @@ class PictureSink:
             self._video.end()
             self._ending.append(self._video)
             self._video = None
+
+    def _close_videos(self) -> None:
+        while self._ending:
+            self._close_video(self._ending.popleft())
 
     def _close_video(self, video: VideoDrawer) -> None:
         video.close()

@@ -8,6 +8,7 @@ out as it was. H.264 wants even sides: an odd one gets one pixel more, a copy of
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import threading
@@ -112,9 +113,16 @@ def to_yuv(pixels: Pixels, matrix: int) -> Any:
         format="yuv420p",
         dst_colorspace="ITU709" if matrix == _BT709 else "ITU601",
         dst_color_range=1,
-        interpolation="BICUBIC",
+        interpolation=_rounding(av),
         threads=1,
     )
+
+
+@functools.cache
+def _rounding(av: Any) -> Any:
+    """Return how FFmpeg scales chroma: rounded to the nearest, or gray gets a tint."""
+    modes = av.video.reformatter.Interpolation
+    return modes.BICUBIC | getattr(modes, "ACCURATE_RND", modes.BICUBIC)
 
 
 class VideoFile:

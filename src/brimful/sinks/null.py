@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from brimful.detections import Detections
 from brimful.sinks.done import DoneSet
@@ -14,6 +14,10 @@ class NullSink:
     def __init__(self) -> None:
         """Start; nothing can be resumed."""
         self.done = DoneSet()
+
+    def earlier(self) -> Iterator[Detections]:
+        """Yield nothing."""
+        return iter(())
 
     def write(self, batch: Sequence[Detections]) -> None:
         """Drop results."""
