@@ -130,6 +130,20 @@ def test_sound_that_no_mp4_holds_is_left_out_and_said(tmp_path, caplog, monkeypa
     assert "pcm_s16le sound does not fit an MP4" in caplog.text
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_stream_without_times_has_those_of_its_rate(tmp_path, stride):
+    clip = write_clip(tmp_path / "a.mp4", [gray(64, 96)] * 9)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    sink = PictureSink(PictureOptions(folder=folder, vid_stride=stride))
+    for d in results(clip, stride):
+        object.__setattr__(d, "pts_ms", None)
+        sink.write([d])
+    sink.finish()
+    times = [time for time, _ in frames(folder / "a.mp4")]
+    assert times == pytest.approx([i / 25 for i in range(0, 9, stride)], abs=1e-3)
+
+
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_turned_video_is_written_upright(tmp_path, degrees):
     upright = noise(8, 12)

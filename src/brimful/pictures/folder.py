@@ -60,6 +60,16 @@ def open_folder(
     return folder
 
 
+def lies_in(folder: Path, file: str) -> bool:
+    """Tell whether a file lies in a folder, links of its path resolved.
+
+    Args:
+        folder: The folder, resolved.
+        file: Its path.
+    """
+    return Path(file).resolve().is_relative_to(folder)
+
+
 def _takes_in(source: str, folder: Path) -> bool:
     """Tell whether a source that is a folder or a pattern reads what is in some folder."""
     path = Path(source)

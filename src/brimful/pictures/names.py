@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from brimful.pictures.encode import SUFFIXES
 
@@ -101,13 +101,3 @@ def _class_folder(name: str, class_id: int) -> PurePosixPath:
     if safe != name or safe in ("", ".", "..") or len(safe.encode()) > _LONGEST:
         safe = f"{_shortened(safe).strip('.') or 'class'}-{class_id}"
     return PurePosixPath(CROPS, safe)
-
-
-def check_outside(source: str, folder: Path) -> bool:
-    """Tell whether an image lies outside of the folder of pictures, links resolved.
-
-    Args:
-        source: Path of the image.
-        folder: The folder, resolved.
-    """
-    return not Path(source).resolve().is_relative_to(folder)

@@ -8,7 +8,6 @@ order. All waiting is bounded: `write` waits when the workers do not keep up.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -23,7 +22,8 @@ from brimful.detections import Detections
 from brimful.errors import BrimfulError, UsageError
 from brimful.pictures.draw import draw_onto
 from brimful.pictures.encode import write_image
-from brimful.pictures.names import check_outside, crop_name, image_name, video_name
+from brimful.pictures.folder import lies_in
+from brimful.pictures.names import crop_name, image_name, video_name
 from brimful.pictures.original import original_of
 from brimful.pictures.style import DEFAULT, Style
 from brimful.pictures.video_drawer import VideoDrawer
@@ -81,7 +81,7 @@ class PictureSink:
         workers = min(_MOST_WORKERS, workers or available_cpus())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="brimful-draw")
         self._room = workers * _PER_WORKER
-        self._ahead = 2 * workers
+        self._ahead = workers + 1
         self._waiting: deque[Future[None]] = deque()
         self._video: VideoDrawer | None = None
         self._ending: deque[VideoDrawer] = deque()
@@ -241,9 +241,7 @@ class PictureSink:
     # All --------------------------------------------------------------------------------------
 
     def _check_outside(self, d: Detections) -> None:
-        if isinstance(d.original, str | os.PathLike) and not check_outside(
-            os.fspath(d.original), self._options.folder
-        ):
+        if isinstance(d.original, str) and lies_in(self._options.folder, d.original):
             raise UsageError(
                 f"{d.original} lies in {self._options.folder}, where its picture would go; "
                 "give a --save-dir outside of the source"

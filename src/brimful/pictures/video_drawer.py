@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future
 from contextlib import closing
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
@@ -21,7 +21,13 @@ from brimful.detections import Detections
 from brimful.errors import ImageError
 from brimful.pictures.draw import draw_onto
 from brimful.pictures.style import Style
-from brimful.pictures.video_file import VideoFile, read_facts, to_yuv
+from brimful.pictures.video_file import (
+    DrawnFrame,
+    VideoFacts,
+    VideoFile,
+    read_facts,
+    to_yuv,
+)
 from brimful.sinks.atomic import whole_file
 from brimful.sources.frames import read_frames
 from brimful.vision.host_frame import HostFrame
@@ -96,7 +102,6 @@ class VideoDrawer:
             if self._target is None:
                 for future in self._drawn(matrix=None):
                     future.result()
-                    self.frames += 1
                 return
             facts = read_facts(self.source, self._stride)
             with whole_file(self._target) as file:
@@ -106,26 +111,21 @@ class VideoDrawer:
         finally:
             self._drain()
 
-    def _write(self, file: Any, facts: Any) -> None:
-        video: VideoFile | None = None
-        drawn = self._drawn(matrix=facts.matrix)
-        with closing(drawn):
-            first = next(drawn, None)
-            if first is None:
-                raise ImageError("no frame of the video has a result")
-            frame, detections, turned = first.result()
-            with VideoFile(file, self.source, facts, turned=turned) as video:
-                video.write(frame, detections.pts_ms, detections.frame or 0)
+    def _write(self, file: BinaryIO, facts: VideoFacts) -> None:
+        with (
+            closing(self._drawn(matrix=facts.matrix)) as drawn,
+            VideoFile(file, self.source, facts) as video,
+        ):
+            for future in drawn:
+                frame = future.result()
+                assert frame is not None
+                video.write(frame)
                 self.frames += 1
-                for future in drawn:
-                    frame, detections, _ = future.result()
-                    video.write(frame, detections.pts_ms, detections.frame or 0)
-                    self.frames += 1
-                video.finish()
+            video.finish()
 
-    def _drawn(self, matrix: int | None) -> Generator[Future[tuple[Any, Detections, bool]]]:
+    def _drawn(self, matrix: int | None) -> Generator[Future[DrawnFrame | None]]:
         """Yield frames in order, while those behind them are drawn."""
-        waiting: deque[Future[tuple[Any, Detections, bool]]] = deque()
+        waiting: deque[Future[DrawnFrame | None]] = deque()
         frames = read_frames(self.source)
         try:
             for detections in iter(self._next, None):
@@ -152,16 +152,21 @@ class VideoDrawer:
 
     def _draw(
         self, payload: HostFrame, detections: Detections, matrix: int | None
-    ) -> tuple[Any, Detections, bool]:
+    ) -> DrawnFrame | None:
         pixels = payload.pixels()
         if self._on_frame is not None:
             self._on_frame(pixels, detections)
         if matrix is None:
-            return None, detections, False
+            return None
         if not pixels.flags.writeable:
             pixels = np.array(pixels)
         draw_onto(pixels, detections, self._style)
-        return to_yuv(pixels, matrix), detections, payload.format.quarter_turns % 2 == 1
+        return DrawnFrame(
+            planes=to_yuv(pixels, matrix),
+            number=detections.frame or 0,
+            pts_ms=detections.pts_ms,
+            turned=payload.format.quarter_turns % 2 == 1,
+        )
 
     def _next(self) -> Detections | None:
         """Return the next frame that is wanted, None at the end."""
