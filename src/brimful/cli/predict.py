@@ -142,6 +142,8 @@ def predict(
     """
     if half and precision == "bf16":
         raise UsageError("--half means precision=fp16, and precision=bf16 was given; give one")
+    silent = output is None and (save or save_crop)
+    output = None if output == Path("-") else output
     style = Style(labels=show_labels, conf=show_conf, boxes=show_boxes, line_width=line_width)
     limit = parse_failures(max_failures)
     devices = parse_devices(device)
@@ -193,7 +195,7 @@ def predict(
             task=engine.spec.task,
             resume=resume,
             overwrite=overwrite,
-            silent=save or save_crop,
+            silent=silent,
         )
         try:
             # Unbuffered: the lock of a buffer that a thread waits in would abort the exit.

@@ -32,6 +32,7 @@ _mine = threading.local()
 _OPTIONS = {"preset": "ultrafast", "crf": "23", "x264-params": "cabac=1:no-deblock=0"}
 _BT709, _UNKNOWN, _BT470BG, _SMPTE170M = 1, 2, 5, 6  # numbers of H.273
 _MATRICES = (_BT709, _UNKNOWN, _BT470BG, _SMPTE170M)
+_SOUNDS = frozenset(("aac", "ac3", "alac", "eac3", "flac", "mp2", "mp3", "mp3float", "opus"))
 _FINEST = 1_000_000  # ticks a second
 _CLOCK = Fraction(1, 90_000)
 
@@ -264,7 +265,9 @@ class VideoFile:
 
 
 def _fits_mp4(av: Any, sound: Any) -> bool:
-    """Tell whether an MP4 can hold a stream of sound, by trying."""
+    """Tell whether an MP4 can hold a stream of sound, in a way that players know."""
+    if sound.codec_context is None or sound.codec_context.name not in _SOUNDS:
+        return False
     try:
         with av.open(io.BytesIO(), "w", format="mp4") as trial:
             trial.add_stream_from_template(sound)

@@ -17,8 +17,6 @@ from brimful.sinks.sink import Sink
 from brimful.sinks.stdout import StdoutSink
 from brimful.spec import Task
 
-_STDOUT = Path("-")
-
 
 def open_sink(
     output: Path | None,
@@ -36,8 +34,8 @@ def open_sink(
     """Open where detections go. All mistakes that can be known are found here, not at the end.
 
     Args:
-        output: The file (of yolo: the folder) that appears when the job is complete. `-` stands
-            for JSON lines on standard output, and so does None.
+        output: The file (of yolo: the folder) that appears when the job is complete, or None for
+            JSON lines on standard output.
         format: jsonl, json, coco, parquet or yolo; by default what the suffix says.
         job: What makes a result: model hash, options, source. JSON values; a Path and the like
             is kept as its text. A job is resumed with the same values only.
@@ -47,15 +45,13 @@ def open_sink(
         overwrite: Replace an output that exists, and forget an interrupted job.
         categories: How class ids become COCO category ids.
         stream: Stands for standard output, `sys.stdout.buffer` by default.
-        silent: None as the output stands for no output at all.
+        silent: No output at all, where None is the output.
 
     Raises:
         UsageError: The format is unknown or does not fit the task, the output or an interrupted
             job exists, or the job to resume is another one.
         MissingExtraError: Parquet without pyarrow.
     """
-    silent = silent and output is None
-    output = None if output == _STDOUT else output
     resolved = resolve_format(output, format)
     if resume and overwrite:
         raise UsageError("--resume goes on with a job and --overwrite forgets it; give one of them")
