@@ -70,6 +70,12 @@ def test_names_are_those_of_the_sources_where_they_can_be():
     assert str(crop_name("clip.mp4", 7, 0, "a/b", 4)) == "crops/a_b-4/clip.mp4/000007-0.jpg"
 
 
+def test_an_ending_that_was_added_is_told_from_one_that_was_there():
+    for name, ending in ((image_name, ".jpg"), (video_name, ".mp4")):
+        keys = ["a.avi", *(f"a.avi{ending * n}" for n in range(1, 4)), f"a{ending}", f"a{ending}"]
+        assert len({name(key) for key in keys}) == len(set(keys))
+
+
 def test_long_names_are_shortened_and_stay_different():
     one, other = (image_name(f"{'é' * 200}{end}.png") for end in "ab")
     assert one != other and one.suffix == ".png"
