@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from brimful.spec import ModelSpec, Size, Task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from brimful.formats.coco import CategoryMap
 
 FloatArray = NDArray[np.float32]
@@ -66,6 +68,9 @@ class Detections:
         truncated: More candidates passed `conf` than NMS looks at; the weakest were dropped.
         error: Why there is no result for this image, or None.
         failure: What kind of reason that is, or None; it is set exactly when `error` is.
+        original: What `plot` draws on: the path of the file or video, or the image itself where
+            `keep_images` asked for it, else None. It is no part of the result: neither equality
+            nor any output format looks at it.
     """
 
     image: str
@@ -87,6 +92,7 @@ class Detections:
     truncated: bool = False
     error: str | None = None
     failure: FailureKind | None = None
+    original: Any = field(default=None, compare=False)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -100,7 +106,9 @@ class Detections:
         if not isinstance(other, Detections):
             return NotImplemented
         return all(
-            _equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+            _equal(getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
+            if field.compare
         )
 
     def __len__(self) -> int:
@@ -151,6 +159,98 @@ class Detections:
         from brimful.formats.supervision import to_supervision
 
         return to_supervision(self)
+
+    def plot(
+        self,
+        image: object = None,
+        *,
+        labels: bool = True,
+        conf: bool = True,
+        boxes: bool = True,
+        line_width: int | None = None,
+    ) -> NDArray[np.uint8]:
+        """Return the image with its detections drawn in.
+
+        Args:
+            image: A path, encoded bytes, an array (BGR), a tensor or a Pillow image; by default the
+                file that the detections are of, read once more.
+            labels: Name the classes.
+            conf: Write the confidence behind the class.
+            boxes: Draw boxes and their labels; masks and skeletons are drawn in any case.
+            line_width: Of lines, in pixels; by default by the size of the image.
+
+        Returns:
+            uint8 (height, width, 3), BGR, a copy.
+
+        Raises:
+            UsageError: There is no result, no image, or one of another size.
+            ImageError: The image cannot be read any more.
+        """
+        from brimful.pictures.plot import plot
+        from brimful.pictures.style import Style
+
+        style = Style(labels=labels, conf=conf, boxes=boxes, line_width=line_width)
+        return plot(self, image, style)
+
+    def save(
+        self,
+        path: str | Path,
+        image: object = None,
+        *,
+        labels: bool = True,
+        conf: bool = True,
+        boxes: bool = True,
+        line_width: int | None = None,
+    ) -> Path:
+        """Write the image with its detections drawn in, whole or not at all.
+
+        Args:
+            path: The file, whose suffix says the format: JPEG, PNG, WebP, BMP or TIFF. What has
+                that name is replaced.
+            image: See `plot`, as for all that follow.
+            labels: See `plot`.
+            conf: See `plot`.
+            boxes: See `plot`.
+            line_width: See `plot`.
+
+        Returns:
+            The path.
+
+        Raises:
+            UsageError: As `plot`, or the suffix is another.
+            ImageError: As `plot`.
+            OSError: The file cannot be written.
+        """
+        from brimful.pictures.plot import save
+        from brimful.pictures.style import Style
+
+        style = Style(labels=labels, conf=conf, boxes=boxes, line_width=line_width)
+        return save(self, path, image, style)
+
+    def show(
+        self,
+        image: object = None,
+        *,
+        labels: bool = True,
+        conf: bool = True,
+        boxes: bool = True,
+        line_width: int | None = None,
+    ) -> None:
+        """Show the image with its detections, in the notebook or the system's image viewer.
+
+        Arguments and errors are those of `plot`.
+        """
+        from brimful.pictures.plot import show
+        from brimful.pictures.style import Style
+
+        style = Style(labels=labels, conf=conf, boxes=boxes, line_width=line_width)
+        show(self, image, style)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture for a notebook; None, and so the text, where there is no image."""
+        from brimful.pictures.plot import png
+
+        return png(self)
 
 
 class _Draft:
@@ -204,6 +304,7 @@ def new_detections(
     draft.truncated = truncated
     draft.error = None
     draft.failure = None
+    draft.original = None
     draft.__class__ = Detections
     made: Detections = draft
     return made

@@ -14,8 +14,10 @@ from rich.console import Console
 from brimful.cli.choices import FailureLimit
 from brimful.cli.progress import JobProgress
 from brimful.cli.summary import print_summary
+from brimful.engine.encoded import EncodedResults, encode_results
 from brimful.engine.predictor import Predictor
 from brimful.errors import InterruptedJobError, TooManyFailuresError
+from brimful.pictures.picture_sink import PictureSink
 from brimful.sinks.sink import Sink
 from brimful.sources.entries import EntriesSource
 from brimful.sources.source import Source
@@ -27,6 +29,7 @@ def run_job(
     sink: Sink,
     limit: FailureLimit,
     *,
+    pictures: PictureSink | None = None,
     output: Path | None,
     quiet: bool,
     hint: str = "",
@@ -38,6 +41,7 @@ def run_job(
         images: Where images come from; closed at the end.
         sink: Where detections go; finished or abandoned at the end.
         limit: Failures allowed.
+        pictures: Where pictures go, if any are wanted; finished or abandoned at the end.
         output: The sink's output, for messages.
         quiet: Show neither progress nor summary.
         hint: What would use the machine better, in words, for the summary.
@@ -60,7 +64,7 @@ def run_job(
     started = time.perf_counter()
     try:
         with _interruptible(), JobProgress(total, quiet=quiet, console=console) as progress:
-            for results in predictor.stream_encoded(images):
+            for results in _results(predictor, images, pictures):
                 sink.append(results.lines)
                 count += results.count
                 failures += results.failures
@@ -72,15 +76,17 @@ def run_job(
                         f"{earlier + failures} images failed, more than --max-failures allows; "
                         f"the rows with an error say why{hint}"
                     )
+            if pictures is not None:
+                pictures.finish()
         seconds = time.perf_counter() - started
         report = predictor.report()
         sink.finish()
     except KeyboardInterrupt:
-        sink.abandon()
+        _abandon(sink, pictures)
         hint = "; go on with the same command and --resume" if output else ""
         raise InterruptedJobError(f"interrupted after {count:,} images{hint}") from None
     except BaseException:
-        sink.abandon()
+        _abandon(sink, pictures)
         raise
     if not quiet:
         skipped = str(images.skipped) if isinstance(images, EntriesSource) else ""
@@ -96,6 +102,7 @@ def run_job(
                 output=str(output) if output else None,
                 skipped=skipped,
                 hint=hint,
+                pictures=pictures,
             )
     failures += earlier
     count += len(sink.done)
@@ -104,6 +111,32 @@ def run_job(
             f"{failures} of {count} images failed, more than allowed; the rows with an error say "
             "why. Allow it with --max-failures, as a number or a share such as 5%"
         )
+    lost = 0 if pictures is None else pictures.lost
+    if limit.exceeded(failures + lost, count):
+        raise TooManyFailuresError(
+            f"{lost} pictures could not be made; standard error says why. Allow it with "
+            "--max-failures, as a number or a share such as 5%"
+        )
+
+
+def _results(
+    predictor: Predictor, images: Source, pictures: PictureSink | None
+) -> Iterator[EncodedResults]:
+    """Yield the results of a job as lines; those that pictures are made of go there first."""
+    if pictures is None:
+        yield from predictor.stream_encoded(images)
+        return
+    for batch in predictor.stream(images):
+        pictures.write(batch)
+        yield encode_results(batch)
+
+
+def _abandon(sink: Sink, pictures: PictureSink | None) -> None:
+    try:
+        sink.abandon()
+    finally:
+        if pictures is not None:
+            pictures.abandon()
 
 
 def _length(images: Source) -> int | None:

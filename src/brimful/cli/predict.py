@@ -18,6 +18,7 @@ from brimful.cli.choices import (
 )
 from brimful.cli.defaults import resolve_defaults
 from brimful.cli.job import run_job
+from brimful.cli.pictures import open_pictures
 from brimful.cli.process import start_quietly
 from brimful.cluster.start import start_engines
 from brimful.demo.model import resolve_model
@@ -26,6 +27,7 @@ from brimful.load import load
 from brimful.models.artifact import digest_of
 from brimful.models.model import ModelOptions
 from brimful.models.signature import SpecOverrides
+from brimful.pictures.style import Style
 from brimful.runtimes.choice import AnyPrecision
 from brimful.runtimes.registry import NAMES
 from brimful.runtimes.runtime import PRECISIONS
@@ -46,7 +48,11 @@ FAILURES = (
 @click.option(
     "--source", required=True, help="Image, folder, glob with **, .txt list, video, or -."
 )
-@click.option("--output", type=click.Path(path_type=Path), help="Default: JSON lines on stdout.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Default: JSON lines on stdout, as with -; none of them with --save or --save-crop.",
+)
 @click.option("--format", type=click.Choice(FORMATS), help="Default: by the output's suffix.")
 @click.option("--imgsz", help="Side of the full canvas, or height,width. Default: the model's.")
 @click.option("--canvas", default="auto", help="auto, square, exact or HxW.")
@@ -78,6 +84,17 @@ FAILURES = (
 @click.option("--max-bytes", default=512 * 2**20, help="Largest image file, in bytes.")
 @click.option("--resume/--no-resume", help="Go on with an interrupted job.")
 @click.option("--overwrite/--no-overwrite", help="Replace an existing output.")
+@click.option("--save/--no-save", help="Write images and videos with detections drawn in.")
+@click.option("--save-crop/--no-save-crop", help="Write crops of the boxes, a folder a class.")
+@click.option(
+    "--save-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of pictures. Default: runs/TASK/predict, predict2 and so on.",
+)
+@click.option("--show-labels/--no-show-labels", default=True, help="Names of classes.")
+@click.option("--show-conf/--no-show-conf", default=True, help="Confidence behind the names.")
+@click.option("--show-boxes/--no-show-boxes", default=True, help="Boxes and their labels.")
+@click.option("--line-width", type=int, help="In pixels. Default: by the size of the image.")
 @click.option("--quiet/--no-quiet", help="No progress and no summary.")
 def predict(
     *,
@@ -110,6 +127,13 @@ def predict(
     max_bytes: int,
     resume: bool,
     overwrite: bool,
+    save: bool,
+    save_crop: bool,
+    save_dir: Path | None,
+    show_labels: bool,
+    show_conf: bool,
+    show_boxes: bool,
+    line_width: int | None,
     quiet: bool,
 ) -> None:
     """Run a model on images and write the detections.
@@ -118,6 +142,9 @@ def predict(
     3 more inputs failed than allowed, 4 model, 5 a conversion failed, 6 memory budget,
     130 interrupted (go on with --resume).
     """
+    silent = output is None and (save or save_crop)
+    output = None if output == Path("-") else output
+    style = Style(labels=show_labels, conf=show_conf, boxes=show_boxes, line_width=line_width)
     limit = parse_failures(max_failures)
     chosen = resolve_model(model)
     overrides = SpecOverrides(task=task, names=parse_names(names))
@@ -172,6 +199,7 @@ def predict(
             "canvas": canvas,
             "precision": engine.describe()["precision"],
             "runtime": engine.describe()["runtime"],
+            **({"save": save, "save_crop": save_crop} if save or save_crop else {}),
         }
         sink = open_sink(
             output,
@@ -181,13 +209,34 @@ def predict(
             task=engine.spec.task,
             resume=resume,
             overwrite=overwrite,
+            silent=silent,
         )
         try:
             # Unbuffered: the lock of a buffer that a thread waits in would abort the exit.
             stdin = io.FileIO(0, closefd=False) if source == "-" else None
             images = open_source(source, vid_stride=vid_stride, done=sink.done, stdin=stdin)
+            pictures = open_pictures(
+                save=save,
+                save_crop=save_crop,
+                save_dir=save_dir,
+                style=style,
+                source=source,
+                task=engine.spec.task,
+                vid_stride=vid_stride,
+                earlier=sink,
+                overwrite=overwrite,
+            )
         except BaseException:
             sink.abandon()
             raise
         prepare_interpreter()
-        run_job(engine, images, sink, limit, output=output, quiet=quiet, hint=defaults.hint)
+        run_job(
+            engine,
+            images,
+            sink,
+            limit,
+            pictures=pictures,
+            output=output,
+            quiet=quiet,
+            hint=defaults.hint,
+        )

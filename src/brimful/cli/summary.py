@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from brimful.engine.engine import EngineReport
+from brimful.pictures.picture_sink import PictureSink
 
 ADVICE = {
     "source": "the source is the limit: listing files or decoding video; several sources help",
@@ -17,6 +18,7 @@ ADVICE = {
     "faster device help",
     "postprocess": "postprocess is the limit; a higher conf or a lower max_det help",
     "sink": "writing results is the limit; a faster disk or a leaner format helps",
+    "pictures": "drawing and encoding pictures is the limit; more CPUs or a --vid-stride help",
 }
 
 
@@ -32,6 +34,7 @@ def print_summary(
     output: str | None,
     skipped: str,
     hint: str = "",
+    pictures: PictureSink | None = None,
 ) -> None:
     """Print a job's summary.
 
@@ -46,6 +49,7 @@ def print_summary(
         output: Where the detections went.
         skipped: What the source left out, in words; "" for nothing.
         hint: What would use the machine better, in words; "" for nothing.
+        pictures: Where pictures went, if any were wanted.
     """
     rate = images / seconds if seconds else 0.0
     failed = f", [red]{failures:,} failed[/]" if failures else ""
@@ -69,9 +73,37 @@ def print_summary(
     line = f"{facts}; forwards by batch size: {batches or 'none'}"
     console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
     if images > failures:
-        advice = f"{report.limits.name} limits: {ADVICE[report.limits.name]}"
+        limits = report.limits.name
+        if limits == "sink" and pictures is not None:
+            limits = "pictures"
+        advice = f"{limits} limits: {ADVICE[limits]}"
         console.print(advice, highlight=False, soft_wrap=True)
     if hint:
         console.print(hint, highlight=False, markup=False, soft_wrap=True)
     if output:  # brackets in a path are no markup
         console.print(f"detections: {output}", highlight=False, markup=False, soft_wrap=True)
+    if pictures is not None:
+        console.print(picture_line(pictures), highlight=False, markup=False, soft_wrap=True)
+
+
+def picture_line(pictures: PictureSink) -> str:
+    """Say how many pictures there are, where, and how many there are not."""
+    made = [
+        f"{count:,} {noun}{'' if count == 1 else 's'}"
+        for count, noun in (
+            (pictures.images, "image"),
+            (pictures.videos, "video"),
+            (pictures.crops, "crop"),
+        )
+        if count
+    ]
+    missing = [
+        f"{count:,} {why}"
+        for count, why in (
+            (pictures.failed, "without a result"),
+            (pictures.lost, "that could not be made"),
+        )
+        if count
+    ]
+    but = f"; none of {' and '.join(missing)}" if missing else ""
+    return f"pictures: {pictures.folder} ({', '.join(made) or 'nothing'}{but})"

@@ -38,6 +38,7 @@ from brimful.detections import Detections, failed_detections
 from brimful.engine.delivery import Delivery
 from brimful.engine.encoded import EncodedResults
 from brimful.engine.engine import EngineReport
+from brimful.engine.originals import Originals
 from brimful.engine.params import params_of
 from brimful.engine.payload import payload_of
 from brimful.engine.request import LinePolicy
@@ -162,19 +163,21 @@ class EnginePool:
 
     # Whole sources ----------------------------------------------------------------------------
 
-    def predict(self, source: object) -> Iterator[Detections]:
+    def predict(self, source: object, *, keep_images: bool = False) -> Iterator[Detections]:
         """Run every image of a source; see `stream`.
 
         Returns:
             The detections of each image, in the source's order; a bad image has `error` set.
         """
-        return (result for results in self.stream(source) for result in results)
+        streamed = self.stream(source, keep_images=keep_images)
+        return (result for results in streamed for result in results)
 
-    def stream(self, source: object) -> Iterator[list[Detections]]:
+    def stream(self, source: object, *, keep_images: bool = False) -> Iterator[list[Detections]]:
         """Run every image of a source, handing out whatever is ready at a time.
 
         Args:
             source: As `Engine.stream` takes it. It is closed at the end.
+            keep_images: See `Engine.stream`.
 
         Returns:
             Detections in the source's order, in lists of at least one. The job begins when the
@@ -186,7 +189,11 @@ class EnginePool:
                 process left; also while results are asked for.
             DeviceFailedError: No process is left, and the last one's device is broken.
         """
-        return (pickle.loads(body) for _, body in self._answers(source, encoded=False))
+        self._check_usable()
+        images = source if isinstance(source, Source) else open_source(source)
+        originals = Originals(images, keep_images=keep_images)
+        answers = self._run(originals, encoded=False)
+        return originals.attach(pickle.loads(body) for _, body in answers)
 
     def stream_encoded(self, source: object) -> Iterator[EncodedResults]:
         """Run every image of a source; the processes encode the results.
@@ -198,15 +205,12 @@ class EnginePool:
         Returns:
             JSON lines in the source's order, of at least one image at a time.
         """
-        return (
-            EncodedResults(results.count, results.failures, results.found, body)
-            for results, body in self._answers(source, encoded=True)
-        )
-
-    def _answers(self, source: object, *, encoded: bool) -> Iterator[Answer]:
         self._check_usable()
         images = source if isinstance(source, Source) else open_source(source)
-        return self._run(images, encoded=encoded)
+        return (
+            EncodedResults(results.count, results.failures, results.found, body)
+            for results, body in self._run(images, encoded=True)
+        )
 
     def _run(self, images: Source, *, encoded: bool) -> Iterator[Answer]:
         queue: WorkQueue[Packed, Answer] = WorkQueue(

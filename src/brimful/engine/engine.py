@@ -24,6 +24,7 @@ from brimful.engine.config import EngineConfig
 from brimful.engine.delivery import Delivery, DetectionsFuture
 from brimful.engine.encoded import EncodedResults, encode_results
 from brimful.engine.feeding import Feeding
+from brimful.engine.originals import Originals
 from brimful.engine.params import params_of
 from brimful.engine.payload import bytes_held, payload_of
 from brimful.engine.pipeline import Pipeline
@@ -138,20 +139,23 @@ class Engine:
 
     # Whole sources ----------------------------------------------------------------------------
 
-    def predict(self, source: object) -> Iterator[Detections]:
+    def predict(self, source: object, *, keep_images: bool = False) -> Iterator[Detections]:
         """Run every image of a source; see `stream` for what a source may be.
 
         Returns:
             The detections of each image, in the source's order; a bad image has `error` set.
         """
-        return (result for results in self.stream(source) for result in results)
+        streamed = self.stream(source, keep_images=keep_images)
+        return (result for results in streamed for result in results)
 
-    def stream(self, source: object) -> Iterator[list[Detections]]:
+    def stream(self, source: object, *, keep_images: bool = False) -> Iterator[list[Detections]]:
         """Run every image of a source, handing out whatever is ready at a time.
 
         Args:
             source: Anything `open_source` takes (a path, folder, glob, list file, video, array,
                 encoded bytes, or a list of these), or a Source. It is closed at the end.
+            keep_images: Keep images that are in memory, and frames of videos, with their
+                detections, to be drawn (`Detections.plot`). Files are read once more for that.
 
         Returns:
             Detections in the source's order, in lists of at least one. The job begins when the
@@ -164,7 +168,8 @@ class Engine:
         """
         self._check_usable()
         images = source if isinstance(source, Source) else open_source(source)
-        return self._run(images)
+        originals = Originals(images, keep_images=keep_images)
+        return originals.attach(self._run(originals))
 
     def stream_encoded(self, source: object) -> Iterator[EncodedResults]:
         """Run every image of a source; arguments and errors are those of `stream`.
@@ -172,7 +177,9 @@ class Engine:
         Returns:
             JSON lines in the source's order, of at least one image at a time.
         """
-        return (encode_results(results) for results in self.stream(source))
+        self._check_usable()
+        images = source if isinstance(source, Source) else open_source(source)
+        return (encode_results(results) for results in self._run(images))
 
     def _run(self, images: Source) -> Iterator[list[Detections]]:
         batch, slots = self.runtime.max_batch, self._slots(self.runtime)

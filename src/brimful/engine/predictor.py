@@ -30,11 +30,13 @@ class Predictor(Protocol):
         """`ok`, or what is broken and why."""
         ...
 
-    def predict(self, source: object) -> Iterator[Detections]:
+    def predict(self, source: object, *, keep_images: bool = False) -> Iterator[Detections]:
         """Run every image of a source.
 
         Args:
             source: Whatever `open_source` takes, or a Source; closed at the end.
+            keep_images: Keep images that are in memory, and frames of videos, with their
+                detections, to be drawn.
 
         Returns:
             The detections of each image, in the source's order; a bad image has `error` set.
@@ -45,7 +47,7 @@ class Predictor(Protocol):
         """
         ...
 
-    def stream(self, source: object) -> Iterator[list[Detections]]:
+    def stream(self, source: object, *, keep_images: bool = False) -> Iterator[list[Detections]]:
         """Run every image of a source; as `predict`, in lists of whatever is ready at a time."""
         ...
 

@@ -15,11 +15,16 @@ _OURS = re.compile(r"\.brimful-[0-9a-f]{16}")
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Write a file beside `path`, and move it there when the block ends without an error.
 
-    The data is on the disk before the name is: after a power cut there is the old file or the
-    new one. A symbolic link at `path` is replaced, not followed.
+    A symbolic link at `path` is replaced, not followed.
+
+    Args:
+        path: Where it appears.
+        durable: Bring the data to the disk before the name: after a power cut there is the old
+            file or the new one. Without it that holds for the end of the process alone, and
+            nothing waits for the disk.
     """
     temporary = unused(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,13 +32,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with open(os.open(temporary, flags, 0o666), "wb") as file:  # noqa: PTH123 - a descriptor
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def unused(path: Path) -> Path:

@@ -8,7 +8,7 @@ format, and a job killed at any moment, conversion included, goes on where it wa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,14 @@ class LedgerSink:
     def done(self) -> DoneSet:
         """What an earlier, interrupted run of the job has written already."""
         return self._done
+
+    def earlier(self) -> Iterator[Detections]:
+        """Yield the results that an interrupted run has written; to be read before the first write.
+
+        Raises:
+            UsageError: A row is no result of this model.
+        """
+        return iter(self._rows) if self._resumed else iter(())
 
     def write(self, batch: Sequence[Detections]) -> None:
         """Append the results to the journal."""

@@ -12,6 +12,7 @@ from brimful.extras import require
 from brimful.formats.coco import CategoryMap, resolve_categories
 from brimful.sinks.formats import OUTPUT_FORMATS
 from brimful.sinks.ledger import LedgerSink
+from brimful.sinks.null import NullSink
 from brimful.sinks.output import resolve_format
 from brimful.sinks.sink import Sink
 from brimful.sinks.stdout import StdoutSink
@@ -29,6 +30,7 @@ def open_sink(
     overwrite: bool = False,
     categories: CategoryMap = "auto",
     stream: BinaryIO | None = None,
+    silent: bool = False,
 ) -> Sink:
     """Open where detections go. All mistakes that can be known are found here, not at the end.
 
@@ -44,6 +46,7 @@ def open_sink(
         overwrite: Replace an output that exists, and forget an interrupted job.
         categories: How class ids become COCO category ids.
         stream: Stands for standard output, `sys.stdout.buffer` by default.
+        silent: No output at all, where None is the output.
 
     Raises:
         UsageError: The format is unknown or does not fit the task, the output or an interrupted
@@ -57,6 +60,8 @@ def open_sink(
     if output is None:
         if resume:
             raise UsageError("a job on standard output cannot be resumed; give an output file")
+        if silent:
+            return NullSink()
         if stream is None and sys.stdout is None:
             raise UsageError("standard output is closed; give a file with --output")
         return StdoutSink(sys.stdout.buffer if stream is None else stream)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from brimful.detections import Detections
@@ -15,6 +15,10 @@ class Sink(Protocol):
     @property
     def done(self) -> DoneSet:
         """What an earlier, interrupted run of the job has written already; fixed at open."""
+        ...
+
+    def earlier(self) -> Iterator[Detections]:
+        """Yield the results of that earlier run, in order, one in memory at a time."""
         ...
 
     def write(self, batch: Sequence[Detections]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from brimful.detections import Detections
@@ -24,6 +24,10 @@ class StdoutSink:
     def done(self) -> DoneSet:
         """Nothing: a stream cannot be resumed."""
         return self._done
+
+    def earlier(self) -> Iterator[Detections]:
+        """Yield nothing."""
+        return iter(())
 
     def write(self, batch: Sequence[Detections]) -> None:
         """Write and flush the lines of a batch."""

@@ -193,7 +193,12 @@ def _frames(
                 yield None
             else:
                 yield SourceImage(
-                    index=0, key=key, payload=payload, frame=frame.number, pts_ms=frame.pts_ms
+                    index=0,
+                    key=key,
+                    payload=payload,
+                    frame=frame.number,
+                    pts_ms=frame.pts_ms,
+                    video=entry.path,
                 )
     except ImageError as error:
         yield SourceImage(index=0, key=key, payload=error)

@@ -27,6 +27,7 @@ class SourceImage:
             million.
         frame: Frame number within a video, from 0.
         pts_ms: Presentation time of the frame in milliseconds.
+        video: Path of the video that a frame is of.
     """
 
     index: int
@@ -34,3 +35,4 @@ class SourceImage:
     payload: Payload
     frame: int | None = None
     pts_ms: float | None = None
+    video: str | None = None
