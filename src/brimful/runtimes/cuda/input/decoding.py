@@ -74,11 +74,11 @@ class Decoding:
         self._statuses = zeros((batch,), torch.int32, device)
         self._finished = Event(blocking=True)
         self._taken: dict[tuple[Size | None, tuple[int, int] | None], bool] = {}
-        self._last_taken: Header | None = None
+        self._taken_headers: dict[int, Header] = {}
 
     def takes(self, header: Header) -> bool:
         """Whether an image of this header is decoded here."""
-        if header is self._last_taken:  # as nearly all: they share one
+        if self._taken_headers.get(id(header)) is header:  # as nearly all: they share a few
             return True
         if header.stored is None or not self._decoder.takes(header):
             return False
@@ -90,7 +90,9 @@ class Decoding:
                 self._taken.clear()
             self._taken[key] = fits
         if fits:
-            self._last_taken = header
+            if len(self._taken_headers) >= SIZES_KEPT:
+                self._taken_headers.clear()
+            self._taken_headers[id(header)] = header
         return fits
 
     def fitting(self, plans: Iterable[Plan]) -> list[Plan]:
@@ -136,7 +138,7 @@ class Decoding:
         if all(plan is first for plan in plans):  # as nearly always: images of one size
             table[:] = first.entry
         else:
-            np.stack([plan.entry for plan in plans], out=table)
+            np.concatenate([plan.entry for plan in plans], out=table.reshape(-1))
         table[:, ADDRESSES] += starts[:, None]
         table[:, CANVAS] = positions
         lengths = np.array([len(file.data) for file in files], np.int64)
@@ -181,7 +183,7 @@ class Decoding:
             except torch.OutOfMemoryError:
                 self._limit = size // 2  # from now on batches go in smaller pieces
                 self._taken.clear()
-                self._last_taken = None
+                self._taken_headers.clear()
                 raise
 
     def _bring(self, places: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -53,20 +53,23 @@ class Plans:
     def __init__(self) -> None:
         """Start with none."""
         self._kept: dict[tuple[object, ...], Plan] = {}
-        self._last: tuple[Header, Geometry, Plan] | None = None
+        self._seen: dict[tuple[int, int], tuple[Header, Geometry, Plan]] = {}
 
     def of(self, header: Header, geometry: Geometry) -> Plan:
         """Return the plan of an image, which the decoder takes."""
-        last = self._last
-        if last is not None and header is last[0] and geometry is last[1]:
-            return last[2]  # as nearly always; the key of an image costs more than all else here
+        # Images share few headers and geometries; to hash what these say costs more than all else.
+        seen = self._seen.get((id(header), id(geometry)))
+        if seen is not None and seen[0] is header and seen[1] is geometry:
+            return seen[2]
         key = header.stored, header.sampling, header.orientation, geometry
         plan = self._kept.get(key)
         if plan is None:
             if len(self._kept) >= PLANS_KEPT:
                 self._kept.clear()
             plan = self._kept[key] = _plan(header, geometry)
-        self._last = header, geometry, plan
+        if len(self._seen) >= PLANS_KEPT:
+            self._seen.clear()
+        self._seen[id(header), id(geometry)] = header, geometry, plan
         return plan
 
 
