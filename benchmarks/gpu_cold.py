@@ -27,7 +27,6 @@ from typing import Any
 from common import shared, write_json
 from gpu_common import WORK, gpu_environment, main_guard
 
-BRIMFUL = "from brimful.cli.main import main; main()"
 Contestant = tuple[list[str], re.Pattern[bytes]]
 YOLO = "from ultralytics.cfg import entrypoint; entrypoint()"
 
@@ -78,9 +77,9 @@ def shell(command: list[str], row: re.Pattern[bytes]) -> dict[str, Any]:
 def contestants(options: argparse.Namespace, folder: Path) -> dict[str, Contestant]:
     """Return the commands of both sides, and what their lines about images begin with."""
     model = str(shared("models/yolo26n-coco.pt"))
-    ours = [sys.executable, "-c", BRIMFUL, "predict", "--model", model, "--source", str(folder)]
+    ours = [sys.executable, "-m", "brimful", "predict", "--model", model, "--source", str(folder)]
     yolo = [sys.executable, "-c", YOLO, "predict", f"model={model}", f"source={folder}"]
-    yolo += ["half=True", "batch=32", "save=False", "device=0"]
+    yolo += ["half=True", "batch=32", "save=False"]
     return {
         "brimful": ([*ours, *options.brimful], re.compile(rb'\{"')),
         "yolo predict fp16 batch 32": (yolo, re.compile(rb"image \d+/\d+ ")),
@@ -92,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, nargs="+", default=[1000, 20_000])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-rounds", type=int, default=3, help="of these, for the other tool")
     parser.add_argument("--name", default="gpu_cold")
     parser.add_argument("--only", help="only contestants whose name begins so")
     parser.add_argument("brimful", nargs="*", help="more options of brimful predict")
@@ -107,6 +107,8 @@ def main() -> None:
                 shell(*contestants(options, photographs(options.jobs[0]))[side])
         for i in range(options.rounds):
             for side in sorted(sides, reverse=i % 2 == 1):
+                if side != "brimful" and i >= options.peer_rounds:
+                    continue
                 runs[side].append(shell(*sides[side]))
         row: dict[str, Any] = {"images": count}
         for side, found in runs.items():
