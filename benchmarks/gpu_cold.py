@@ -91,14 +91,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--jobs", type=int, nargs="+", default=[1000, 20_000])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer-rounds", type=int, default=3, help="of these, for the other tool")
+    parser.add_argument(
+        "--peer-rounds",
+        type=int,
+        nargs="+",
+        default=[3],
+        help="of these, for the other tool, a job",
+    )
     parser.add_argument("--name", default="gpu_cold")
     parser.add_argument("--only", help="only contestants whose name begins so")
     parser.add_argument("brimful", nargs="*", help="more options of brimful predict")
     options = parser.parse_args()
     main_guard()
     cases = []
-    for count in options.jobs:
+    for number, count in enumerate(options.jobs):
+        peer_rounds = options.peer_rounds[min(number, len(options.peer_rounds) - 1)]
         sides = contestants(options, photographs(count))
         sides = {k: v for k, v in sides.items() if k.startswith(options.only or "")}
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
@@ -107,7 +114,7 @@ def main() -> None:
                 shell(*contestants(options, photographs(options.jobs[0]))[side])
         for i in range(options.rounds):
             for side in sorted(sides, reverse=i % 2 == 1):
-                if side != "brimful" and i >= options.peer_rounds:
+                if side != "brimful" and i >= peer_rounds:
                     continue
                 runs[side].append(shell(*sides[side]))
         row: dict[str, Any] = {"images": count}
