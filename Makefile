@@ -36,6 +36,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/engine_overhead.py
 	$(BIN)/python benchmarks/engine_drivers.py
 	$(BIN)/python benchmarks/cpu_predict.py
+	$(BIN)/python benchmarks/cpu_pictures.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

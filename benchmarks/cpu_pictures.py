@@ -61,7 +61,8 @@ _ARGUMENTS = " --model {model} --source {source}"
 CONTESTANTS = (
     Contestant(name=BASE, command=f"{_YOLO} save=True"),
     Contestant(
-        name="brimful save", command=f"{_BRIMFUL}{_ARGUMENTS} --save --save-dir {{out}}/pictures"
+        name="brimful save fp32",
+        command=f"{_BRIMFUL}{_ARGUMENTS} --precision fp32 --save --save-dir {{out}}/pictures",
     ),
     Contestant(
         name="brimful save bf16",
@@ -70,7 +71,9 @@ CONTESTANTS = (
     ),
     Contestant(name="ultralytics", command=f"{_YOLO} save=False", saves=False),
     Contestant(
-        name="brimful", command=f"{_BRIMFUL}{_ARGUMENTS} --output {{out}}/out.jsonl", saves=False
+        name="brimful fp32",
+        command=f"{_BRIMFUL}{_ARGUMENTS} --precision fp32 --output {{out}}/out.jsonl",
+        saves=False,
     ),
     Contestant(
         name="brimful bf16",
@@ -173,6 +176,12 @@ def report(name: str, source: Path, runs: dict[str, list[dict[str, float]]]) -> 
             "seconds": [round(run["seconds"], 2) for run in turns],
             "rate": round(expected / seconds, 2),
             "cpu_seconds": round(statistics.median(run["cpu_seconds"] for run in turns), 2),
+            "x_ultralytics_cpu_seconds": round(
+                statistics.median(
+                    b["cpu_seconds"] / a["cpu_seconds"] for a, b in zip(turns, base, strict=True)
+                ),
+                3,
+            ),
             "pictures": int(turns[0]["pictures"]),
             "bytes": int(turns[0]["bytes"]),
             "x_ultralytics": round(ratio, 3),

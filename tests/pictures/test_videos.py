@@ -279,3 +279,24 @@ def test_two_videos_and_crops(tmp_path):
     crop = cv2.imread(str(folder / crops[-1]))
     assert crop.shape == (32, 32, 3)
     assert np.abs(crop.astype(int) - 200).max() < 6  # nothing is drawn on it
+
+
+def test_pixels_that_are_not_square_stay_so(tmp_path):
+    from fractions import Fraction
+
+    def write(path: Path) -> Path:
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+            for _ in range(3):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(gray(64, 96), "bgr24")))
+            container.mux(stream.encode())
+        return path
+
+    clip = write(tmp_path / "a.mp4")
+    draw_video(clip, tmp_path / "one")
+    draw_video(turned(clip, 90, tmp_path / "b.mp4"), tmp_path / "two")
+    for path, aspect in (("one/a.mp4", Fraction(4, 3)), ("two/b.mp4", Fraction(3, 4))):
+        with av.open(str(tmp_path / path)) as container:
+            assert container.streams.video[0].sample_aspect_ratio == aspect
