@@ -123,6 +123,7 @@ def alone(name: str, folder: Path, batch: int) -> None:
         geometries = [policy.place(one.header.size) for one in encoded]
         canvas = geometries[0].canvas
         assert all(geometry.canvas == canvas for geometry in geometries)
+        runtime.prepare(canvas)
         graphs = [(lane, lane.graph(canvas, batch)) for lane in runtime._lanes]
 
         def forwards() -> int:

@@ -52,7 +52,8 @@ class Network(SimpleNamespace):
 class ForwardSequencer:
     """Nobody else has one."""
 
-    pool = None
+    def __init__(self) -> None:
+        self.pool = torch.cuda.MemPool() if DEVICE.type == "cuda" else None
 
     @contextmanager
     def next(self, stream: Any, finished: Any, begun: Any) -> Iterator[None]:
