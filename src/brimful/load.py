@@ -20,7 +20,7 @@ from brimful.runtimes.cost import JobSize
 from brimful.runtimes.placement import place
 from brimful.runtimes.registry import check_name, load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
-from brimful.spec import Task
+from brimful.spec import Classes, Task
 from brimful.vision.canvas import CanvasPolicy, usual_canvases
 from brimful.vision.decode import DecodeLimits
 from brimful.vision.postprocess import PostprocessConfig
@@ -41,7 +41,7 @@ def load(
     conf: float = 0.25,
     iou: float = 0.7,
     max_det: int = 300,
-    classes: Sequence[int] | None = None,
+    classes: Classes | None = None,
     agnostic_nms: bool = False,
     multi_label: bool = False,
     nms: bool | None = None,
@@ -79,7 +79,7 @@ def load(
         conf: Confidence that a detection must be above.
         iou: Largest overlap of two boxes of a class that both stay.
         max_det: Most detections per image.
-        classes: Class ids to report, None for all.
+        classes: Ids and names of the classes to report, None for all.
         agnostic_nms: Boxes suppress each other across classes.
         multi_label: Report a box once for every class above `conf`, as mAP is evaluated.
         nms: Head of a `.pt`: True the one that needs NMS, False the NMS-free one, None the
@@ -118,10 +118,9 @@ def load(
         conf=conf,
         iou=iou,
         max_det=max_det,
-        classes=None if classes is None else tuple(classes),
         agnostic_nms=agnostic_nms,
         multi_label=multi_label,
-    )
+    ).reporting(classes)
     config = EngineConfig(
         postprocess=postprocess,
         canvas=canvas,
