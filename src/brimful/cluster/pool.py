@@ -248,7 +248,7 @@ class EnginePool:
             DeviceFailedError: No process is left, and the last one's device is broken.
         """
         self._check_usable()
-        check_imgsz(imgsz, self._imgsz)
+        check_imgsz(imgsz, self._imgsz, self.spec.stride)
         params = self._params(conf, iou, max_det, classes)
         images = source if isinstance(source, Source) else open_source(source)
         originals = Originals(images, keep_images=keep_images)

@@ -223,7 +223,7 @@ class Engine:
                 results are asked for.
         """
         self._check_usable()
-        check_imgsz(imgsz, self.imgsz)
+        check_imgsz(imgsz, self.imgsz, self.spec.stride)
         params = self._params(conf, iou, max_det, classes)
         images = source if isinstance(source, Source) else open_source(source)
         originals = Originals(images, keep_images=keep_images)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from brimful.errors import UsageError
 from brimful.spec import Classes, ModelSpec, Size
+from brimful.vision.canvas import rounded_up
 from brimful.vision.heads.config import PostprocessConfig
 
 
@@ -49,7 +50,7 @@ def params_of(
     return params
 
 
-def check_imgsz(asked: int | Size | None, own: Size) -> None:
+def check_imgsz(asked: int | Size | None, own: Size, stride: int) -> None:
     """Refuse a size of images that an engine was not loaded with.
 
     Canvases decide what a runtime compiles and how much memory it holds, so they are an engine's.
@@ -57,12 +58,13 @@ def check_imgsz(asked: int | Size | None, own: Size) -> None:
     Args:
         asked: One side, or (height, width), of a call; None for the engine's.
         own: The engine's (height, width).
+        stride: Of the model; sides are rounded up to multiples of it, as when it is loaded.
 
     Raises:
         UsageError: They differ.
     """
     size = (asked, asked) if isinstance(asked, int) else asked
-    if size is not None and tuple(size) != own:
+    if size is not None and own not in (tuple(size), rounded_up((size[0], size[1]), stride)):
         raise UsageError(
             f"imgsz {asked} is not this engine's, {own[0]}x{own[1]}; load another one: "
             f"brimful.load(..., imgsz={asked})"
