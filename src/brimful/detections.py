@@ -124,6 +124,65 @@ class Detections:
             what = f"top1={self.names[int(self.probs.argmax())]!r}"
         return f"Detections({self.image!r}, {self.width}x{self.height}, {what})"
 
+    @property
+    def xywh(self) -> FloatArray:
+        """float32 (n, 4), the boxes as `cx cy w h` in pixels."""
+        corners = self.boxes
+        return np.concatenate(
+            ((corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]), axis=1
+        )
+
+    @property
+    def xyxyn(self) -> FloatArray:
+        """float32 (n, 4), the boxes as `x1 y1 x2 y2` in fractions of the image."""
+        return self.boxes / self._sides()
+
+    @property
+    def xywhn(self) -> FloatArray:
+        """float32 (n, 4), the boxes as `cx cy w h` in fractions of the image."""
+        return self.xywh / self._sides()
+
+    def _sides(self) -> FloatArray:
+        return np.array((self.width, self.height) * 2, np.float32)
+
+    def summary(self, *, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
+        """Return a dictionary a detection, as Ultralytics' `Results.summary` does.
+
+        It has `name`, `class`, `confidence`, `box` (`x1 y1 x2 y2`; of obb four corners), of segment
+        `segments` (the outline of the mask's largest part), of pose `keypoints`. Of classify there
+        is one for each of the five most probable classes, without a box.
+
+        Args:
+            normalize: Coordinates are fractions of the image, not pixels.
+            decimals: Digits that numbers are rounded to.
+        """
+        from brimful.formats.summary import summary
+
+        return summary(self, normalize=normalize, decimals=decimals)
+
+    def to_csv(self, *, normalize: bool = False, decimals: int = 5) -> str:
+        """Return the detections as CSV, a line each below a line of column names.
+
+        The columns are those of `to_df`; `segments` and `keypoints` are JSON. Arguments are those
+        of `summary`.
+        """
+        from brimful.formats.summary import to_csv
+
+        return to_csv(self, normalize=normalize, decimals=decimals)
+
+    def to_df(self, *, normalize: bool = False, decimals: int = 5) -> Any:
+        """Return the detections as a DataFrame of pandas, or of polars where pandas is missing.
+
+        It has the fields of `summary` as columns, and one for each coordinate of the box. Arguments
+        are those of `summary`.
+
+        Raises:
+            MissingExtraError: Neither is installed.
+        """
+        from brimful.formats.summary import to_df
+
+        return to_df(self, normalize=normalize, decimals=decimals)
+
     def to_json_record(self) -> dict[str, Any]:
         """Return the JSON object of the image: lists, numbers and strings only."""
         from brimful.formats.json_record import plain

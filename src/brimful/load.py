@@ -20,8 +20,8 @@ from brimful.runtimes.cost import JobSize
 from brimful.runtimes.placement import place
 from brimful.runtimes.registry import check_name, load_runtime
 from brimful.runtimes.runtime import RuntimeOptions
-from brimful.spec import Task
-from brimful.vision.canvas import CanvasPolicy, usual_canvases
+from brimful.spec import Classes, Task
+from brimful.vision.canvas import CanvasPolicy, parse_canvas, usual_canvases
 from brimful.vision.decode import DecodeLimits
 from brimful.vision.postprocess import PostprocessConfig
 
@@ -41,7 +41,7 @@ def load(
     conf: float = 0.25,
     iou: float = 0.7,
     max_det: int = 300,
-    classes: Sequence[int] | None = None,
+    classes: Classes | None = None,
     agnostic_nms: bool = False,
     multi_label: bool = False,
     nms: bool | None = None,
@@ -74,12 +74,13 @@ def load(
             the smallest that is nearly as fast as the largest, and keeps the finding.
         gpu_mem: Device memory that this process may hold, in bytes or as `2GiB`: all of it, the
             CUDA context and libraries included. What does not fit is an error here, not later.
-        imgsz: Side of the full canvas, or (height, width); None is the model's own.
+        imgsz: Side of the full canvas, or (height, width); None is the model's own. What is no
+            multiple of the model's stride is rounded up, with a word in the log.
         canvas: `auto`, `square`, `exact` or `HxW`.
         conf: Confidence that a detection must be above.
         iou: Largest overlap of two boxes of a class that both stay.
         max_det: Most detections per image.
-        classes: Class ids to report, None for all.
+        classes: Ids and names of the classes to report, None for all.
         agnostic_nms: Boxes suppress each other across classes.
         multi_label: Report a box once for every class above `conf`, as mAP is evaluated.
         nms: Head of a `.pt`: True the one that needs NMS, False the NMS-free one, None the
@@ -118,10 +119,9 @@ def load(
         conf=conf,
         iou=iou,
         max_det=max_det,
-        classes=None if classes is None else tuple(classes),
         agnostic_nms=agnostic_nms,
         multi_label=multi_label,
-    )
+    ).reporting(classes)
     config = EngineConfig(
         postprocess=postprocess,
         canvas=canvas,
@@ -158,6 +158,14 @@ def load(
     except BaseException:
         loaded.close()
         raise
+    asked = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    if asked is not None and parse_canvas(canvas)[1] is None and engine.imgsz != tuple(asked):
+        _log.warning(
+            "imgsz %s is no multiple of %d, the model's stride: it is rounded up to %dx%d",
+            imgsz,
+            engine.spec.stride,
+            *engine.imgsz,
+        )
     if gpu_mem is not None:
         try:
             engine.warm_up()  # every canvas takes its memory now, or does not fit now

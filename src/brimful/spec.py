@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from brimful.errors import ModelError
+from brimful.errors import ModelError, UsageError
 
 Task = Literal["detect", "segment", "pose", "obb", "classify"]
 """What a model predicts."""
@@ -23,6 +24,9 @@ Head = Literal["nms_free", "raw", "yolov5", "classify"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+Classes = int | str | Sequence[int | str]
+"""Classes as callers choose them: ids, names, or both; one may come without a list around it."""
 
 TASKS: tuple[str, ...] = get_args(Task)
 HEADS: tuple[str, ...] = get_args(Head)
@@ -79,9 +83,52 @@ class ModelSpec:
         """Number of classes."""
         return len(self.names)
 
+    def class_ids(self, classes: Classes) -> tuple[int, ...]:
+        """Return the ids of some classes; a name that several classes share stands for all of them.
+
+        Args:
+            classes: Ids and names. A name is a class's whole name, in its own case.
+
+        Raises:
+            UsageError: The model has no such class; of a name with those that are close.
+        """
+        ids: list[int] = []
+        for chosen in listed(classes):
+            if isinstance(chosen, str):
+                ids += self._ids_named(chosen)
+            else:
+                ids.append(int(chosen))
+        if any(not 0 <= id < self.classes for id in ids):
+            wrong = min(ids) if min(ids) < 0 else max(ids)
+            raise UsageError(
+                f"classes has {wrong}, but the model has {self.classes} classes, "
+                f"0 to {self.classes - 1}"
+            )
+        return tuple(dict.fromkeys(ids))
+
+    def _ids_named(self, name: str) -> list[int]:
+        found = [id for id, known in enumerate(self.names) if known == name]
+        if found:
+            return found
+        from difflib import get_close_matches  # only an error needs it
+
+        by_lower = {known.lower(): known for known in reversed(self.names)}
+        close = [by_lower[lower] for lower in get_close_matches(name.lower(), by_lower, n=5)]
+        some = close or list(dict.fromkeys(self.names))[:5]
+        more = " and others" if not close and self.classes > len(some) else ""
+        word = "close is" if len(close) == 1 else "close are" if close else "it has"
+        raise UsageError(f"the model has no class {name!r}; {word} {', '.join(some)}{more}")
+
     @property
     def extra(self) -> int:
         """Columns per detection after the class scores: mask coefficients, keypoints, angle."""
         if self.kpt_shape is not None:
             return self.kpt_shape[0] * self.kpt_shape[1]
         return {"segment": self.mask_channels, "obb": 1}.get(self.task, 0)
+
+
+def listed(classes: Classes) -> tuple[int | str, ...]:
+    """Return classes as a tuple, also where it is one alone."""
+    if isinstance(classes, str) or not hasattr(classes, "__iter__"):
+        return (classes,)
+    return tuple(classes)

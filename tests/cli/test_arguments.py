@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+
 import click
 import pytest
 
@@ -13,9 +16,13 @@ from brimful.cli.choices import (
     parse_imgsz,
     parse_names,
     parse_switch,
+    quantized,
 )
 from brimful.cli.main import root
+from brimful.cli.ultralytics import ANSWERS
 from brimful.errors import UsageError
+
+os.environ.setdefault("YOLO_OFFLINE", "1")  # Ultralytics probes the network when imported
 
 
 def normal(*arguments: str) -> list[str]:
@@ -68,6 +75,96 @@ def test_every_option_of_every_verb_can_be_written_as_a_pair():
             key = option.opts[-1].removeprefix("--").replace("-", "_")
             (written,) = normal(verb.name, f"{key}=true")[1:]
             assert written == (option.opts[-1] if option.is_flag else f"{option.opts[-1]}=true")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["detect", "predict", "conf=1"], ["predict", "--task=detect", "--conf=1"]),
+        (["predict", "segment", "conf=1"], ["predict", "--task=segment", "--conf=1"]),
+        (["mode=predict", "conf=1"], ["predict", "--conf=1"]),
+        (["task=pose", "mode=predict"], ["predict", "--task=pose"]),
+        (["predict", "mode=predict", "conf=1"], ["predict", "--conf=1"]),
+        (["predict", "--source", "mode=train"], ["predict", "--source", "mode=train"]),
+        (["predict", "--", "mode=train"], ["predict", "--", "mode=train"]),
+        (["predict", "augment=False", "embed=None"], ["predict"]),
+        (["predict", "retina_masks=True", "stream_buffer=true"], ["predict"]),
+        (["predict", "--retina-masks", "--stream_buffer"], ["predict"]),
+        (["predict", "--source", "--augment"], ["predict", "--source", "--augment"]),
+        (["info", "detect"], ["info", "detect"]),
+        (["demo", "augment=True"], ["demo", "--augment=True"]),  # the parser complains
+    ],
+)
+def test_words_of_ultralytics(given, expected):
+    assert normal(*given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["train", "data=coco8.yaml"], "no mode 'train'.*yolo train"),
+        (["segment", "val"], "no mode 'val'"),
+        (["mode=export", "model=x.pt"], "no mode 'export'"),
+        (["predict", "mode=track"], "no mode 'track'"),
+        (["predict", "augment=True"], "augment: there is no test-time augmentation"),
+        (["predict", "--augment"], "augment: "),
+        (["predict", "--visualize=True"], "visualize: "),
+        (["predict", "embed=[10]"], "embed: "),
+        (["predict", "retina_masks=False"], "retina_masks: .*resolution of the original"),
+        (["predict", "stream_buffer=False"], "stream_buffer: .*--vid-stride"),
+        (["predict", "tracker=bytetrack.yaml"], "no tracking"),
+        (["predict", "save_frames=True"], "save_frames: .*ffmpeg"),
+        (["predict", "rect=True"], "--canvas exact"),
+        (["predict", "save_json=True"], "coco.json"),
+        (["predict", "int8=True"], "fp32, bf16 and fp16"),
+        (["predict", "line_thickness=2"], "--line-width"),
+        (["predict", "hide_labels=True"], "--no-show-labels"),
+    ],
+)
+def test_what_ultralytics_has_and_brimful_has_not_is_answered(given, says):
+    with pytest.raises(UsageError, match=says):
+        normal(*given)
+
+
+def test_every_option_of_ultralytics_predict_is_taken_or_answered():
+    """The list is Ultralytics' own documentation of `predict`, by its default.yaml."""
+    yaml = pytest.importorskip("ultralytics.cfg")
+    every = yaml.DEFAULT_CFG_DICT
+    text = yaml.DEFAULT_CFG_PATH.read_text(encoding="utf-8")
+    sections = re.split(r"^# (.*?) -+$", text, flags=re.MULTILINE)
+    named = dict(zip(sections[1::2], sections[2::2], strict=True))
+    keys = [
+        match[1]
+        for title in ("Predict settings", "Visualize settings")
+        for match in re.finditer(r"^(\w+):", named[title], re.MULTILINE)
+    ]
+    assert {"augment", "save_txt", "show", "classes"} <= set(keys) <= set(every)
+    keys += ["task", "mode", "model", "imgsz", "batch", "device", "workers", "project", "name"]
+    keys += ["exist_ok", "verbose", "conf", "iou", "max_det", "quantize", "half", "int8", "dnn"]
+    keys += ["nms", "rect", "compile", "save", "save_json", "tracker"]
+    known = set(known_options(root.commands["predict"]).split())
+    for key in keys:
+        option = key.replace("_", "-")
+        assert f"--{option}" in known or option in ANSWERS or key == "mode", key
+    assert not [name for name in ANSWERS if f"--{name}" in known], "an answer nobody gets"
+
+
+@pytest.mark.parametrize(
+    ("precision", "text", "expected"),
+    [
+        ("auto", None, "auto"),
+        ("auto", "16", "fp16"),
+        ("fp16", "fp16", "fp16"),
+        ("auto", "32", "fp32"),
+    ],
+)
+def test_quantize(precision, text, expected):
+    assert quantized(precision, text) == expected
+    for wrong, says in [("8", "16 or 32"), ("int8", "16 or 32")]:
+        with pytest.raises(UsageError, match=says):
+            quantized(precision, wrong)
+    with pytest.raises(UsageError, match="differ"):
+        quantized("bf16", "16")
 
 
 def test_known_options():
@@ -204,7 +301,9 @@ def test_classes():
     assert parse_classes(None) is None
     assert parse_classes("0,2") == parse_classes("[0, 2]") == (0, 2)
     assert parse_classes("3") == (3,)
-    for text in ("", "[]", "person", "1.5"):
+    assert parse_classes("['person', 0]") == parse_classes("person, 0") == ("person", 0)
+    assert parse_classes("traffic light,-1") == ("traffic light", -1)
+    for text in ("", "[]", ",", "''"):
         with pytest.raises(UsageError, match="classes"):
             parse_classes(text)
 

@@ -15,6 +15,7 @@ from brimful.formats.json_record import encode_jsonl
 
 FACE = [
     *(name for name in vars(Predictor) if not name.startswith("_") and name != "spec"),
+    "__call__",
     "__enter__",
     "__exit__",
 ]
@@ -67,6 +68,31 @@ def test_all_of_it_does_the_same(predictor: Predictor):
     for call in (predictor.predict, predictor.stream, predictor.stream_encoded):
         with pytest.raises(EngineStoppedError):
             call(Grays(1))
+
+
+def test_a_source_has_its_own_thresholds_and_classes(predictor: Predictor):
+    # the score of a level is level / 510 + 0.5, its class the last digit
+    everything = encode_jsonl(list(predictor.predict(Grays(70))))
+    for option, expected in [
+        ({"conf": 0.6}, [level for level in range(70) if level > 51]),
+        ({"classes": ["level3", 5]}, [level for level in range(70) if level % 10 in (3, 5)]),
+        ({"classes": "level3", "conf": 0.6, "max_det": 1, "iou": 0.5}, [53, 63]),
+    ]:
+        for call in (predictor, predictor.predict):
+            found = [level_of(row) for row in call(Grays(70), **option) if len(row)]
+            assert found == expected
+        pieces = predictor.stream_encoded(Grays(70), **option)
+        assert sum(piece.found for piece in pieces) == len(expected)
+        assert encode_jsonl(list(predictor.predict(Grays(70)))) == everything
+    for option, message in [
+        ({"classes": ["level33"]}, "close are level3"),
+        ({"conf": 2}, "conf is 2"),
+        ({"imgsz": 96}, "load another one"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            predictor.predict(Grays(1), **option)
+    assert predictor.names[3] == "level3" and len(predictor.names) == 10
+    assert level_of(predictor.submit(gray(7), classes="level7").result(PATIENCE_S)) == 7
 
 
 def test_errors_come_with_the_call_and_not_with_the_first_result(predictor: Predictor):

@@ -199,7 +199,7 @@ def test_a_folder_that_cannot_be_written_ends_the_job(tmp_path):
 def test_folders_are_new_unless_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"source": "elsewhere", "resume": False, "overwrite": False}
-    made = [open_folder(None, "detect", **given).relative_to(tmp_path) for _ in range(3)]
+    made = [open_folder(None, Path("runs/detect"), **given).relative_to(tmp_path) for _ in range(3)]
     assert [str(path) for path in made] == [f"runs/detect/predict{n}" for n in ("", 2, 3)]
     stranger = tmp_path / "mine/letter.txt"
     stranger.parent.mkdir()
@@ -207,13 +207,13 @@ def test_folders_are_new_unless_given(tmp_path, monkeypatch):
     half = tmp_path / "mine/a.mp4.brimful-0123456789abcdef"
     half.write_text("half a video")
     with pytest.raises(UsageError, match="not empty"):
-        open_folder(tmp_path / "mine", "detect", **given)
-    open_folder(tmp_path / "mine", "detect", **{**given, "overwrite": True})
+        open_folder(tmp_path / "mine", Path("runs/detect"), **given)
+    open_folder(tmp_path / "mine", Path("runs/detect"), **{**given, "overwrite": True})
     assert half.exists()  # it may be another job's that runs
-    open_folder(tmp_path / "mine", "detect", **{**given, "resume": True})
+    open_folder(tmp_path / "mine", Path("runs/detect"), **{**given, "resume": True})
     assert files(tmp_path / "mine") == ["letter.txt"]
     with pytest.raises(UsageError, match="it is a file"):
-        open_folder(stranger, "detect", **given)
+        open_folder(stranger, Path("runs/detect"), **given)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_pictures_are_never_read_as_images(tmp_path, monkeypatch, source, folder
     if refused:
         before = sorted(Path().iterdir())
         with pytest.raises(UsageError, match="outside of it"):
-            open_folder(Path(folder), "detect", **options)
+            open_folder(Path(folder), Path("runs/detect"), **options)
         assert sorted(Path().iterdir()) == before
     else:
-        open_folder(Path(folder), "detect", **options)
+        open_folder(Path(folder), Path("runs/detect"), **options)

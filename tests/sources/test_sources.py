@@ -121,8 +121,8 @@ def test_missing_and_empty_sources_say_so(tmp_path):
         open_source(tmp_path / "empty")
     with pytest.raises(UsageError, match="no images found for the pattern"):
         open_source(f"{tmp_path}/**/*.png")
-    with pytest.raises(UsageError, match="URL"):
-        open_source("rtsp://camera/1")
+    with pytest.raises(UsageError, match=r"URL of another kind; expected .*rtsp"):
+        open_source("ftp://host/a.jpg")
     with pytest.raises(UsageError, match="int is no source"):
         open_source(3)
     with pytest.raises(UsageError, match="source is empty"):

@@ -143,9 +143,20 @@ def test_a_policy_for_a_model_of_one_size():
             CanvasPolicy.for_model(fixed, canvas, imgsz)
 
 
+def test_a_size_off_the_stride_is_rounded_up():
+    for asked, canvas in [(650, (672, 672)), (1, (32, 32)), ((481, 640), (512, 640))]:
+        policy = CanvasPolicy.for_model(spec(), "square", asked)
+        assert policy.imgsz == canvas
+        # Ultralytics rounds so: math.ceil(side / stride) * stride
+        sides = asked if isinstance(asked, tuple) else (asked, asked)
+        assert canvas == tuple(math.ceil(side / 32) * 32 for side in sides)
+
+
 def test_refusals():
     with pytest.raises(UsageError, match="use 640 or 672"):
-        CanvasPolicy.for_model(spec(), "auto", 650)
+        CanvasPolicy.for_model(spec(), "650x640")
+    with pytest.raises(UsageError, match="use 640 or 672"):
+        CanvasPolicy(imgsz=(650, 640))
     with pytest.raises(UsageError, match="use 32 or 64"):
         CanvasPolicy(imgsz=(16, 640))
     with pytest.raises(UsageError, match="auto, square, exact"):

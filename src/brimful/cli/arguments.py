@@ -6,6 +6,8 @@ import re
 
 import click
 
+from brimful.cli.ultralytics import answer_to, check_mode, verb_first
+
 _PAIR = re.compile(r"([a-z][a-z0-9_]*)=(.*)", re.DOTALL)
 _SWITCH = {
     "true": True,
@@ -25,11 +27,18 @@ def normalise(arguments: list[str], root: click.Group) -> list[str]:
     For a flag, `key=True` sets it and `key=False` does not; `key=None` is dropped, as it means
     the default. The value of an option before it and what follows `--` are left alone.
 
+    Options of Ultralytics that brimful does not have are answered (see `brimful.cli.ultralytics`).
+
     Args:
         arguments: Without the program's name.
         root: Has the verbs, whose options say what is a flag.
+
+    Raises:
+        UsageError: An option or a mode is Ultralytics', and there is something else instead.
     """
+    arguments = verb_first(arguments, tuple(root.commands))
     options = _options(arguments, root)
+    predicts = arguments[:1] == ["predict"]
     plain: list[str] = []
     is_value = False
     for position, argument in enumerate(arguments):
@@ -41,12 +50,18 @@ def normalise(arguments: list[str], root: click.Group) -> list[str]:
             return plain + arguments[position:]
         pair = _PAIR.fullmatch(argument)
         if pair is not None:
-            plain += _from_pair("--" + pair[1].replace("_", "-"), pair[2], options)
+            name = "--" + pair[1].replace("_", "-")
+            if predicts and name == "--mode":
+                check_mode(pair[2])
+            elif not (predicts and name not in options and answer_to(name[2:], pair[2])):
+                plain += _from_pair(name, pair[2], options)
             continue
         name, equals, value = argument.partition("=")
         if name.startswith("--"):
             name = name.replace("_", "-")
             option = options.get(name)
+            if predicts and option is None and answer_to(name[2:], value if equals else None):
+                continue
             is_value = not equals and option is not None and not option.is_flag
         plain.append(name + equals + value)
     return plain

@@ -9,6 +9,9 @@ from typing import Literal
 
 from brimful.errors import UsageError
 from brimful.models.names import read_names
+from brimful.runtimes.choice import AnyPrecision
+
+_QUANTIZE: dict[str, AnyPrecision] = {"16": "fp16", "fp16": "fp16", "32": "fp32", "fp32": "fp32"}
 
 _FILES = (".txt", ".names", ".yaml", ".yml", ".json", ".csv")
 """Suffixes of what is meant as a file of names, also where there is none."""
@@ -87,17 +90,35 @@ def parse_names(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def parse_classes(text: str | None) -> tuple[int, ...] | None:
-    """Read `--classes`: class ids such as `0,2` or `[0, 2]`."""
+def parse_classes(text: str | None) -> tuple[int | str, ...] | None:
+    """Read `--classes`: ids, names or both, such as `0,person`, `[0, 2]` or `['person', 'car']`.
+
+    A name that is a number is an id.
+    """
     if text is None:
         return None
-    try:
-        classes = tuple(int(part) for part in text.strip("[]() ").split(",") if part.strip())
-    except ValueError:
-        classes = ()
+    parts = (part.strip().strip("'\"").strip() for part in text.strip("[]() ").split(","))
+    classes = tuple(
+        int(part) if part.removeprefix("-").isdecimal() else part for part in parts if part
+    )
     if not classes:
-        raise UsageError(f"--classes {text!r}: expected class ids such as 0,2,5")
+        raise UsageError(f"--classes {text!r}: expected ids or names such as 0,2 or person,car")
     return classes
+
+
+def quantized(precision: AnyPrecision, text: str | None) -> AnyPrecision:
+    """Return what `--precision` and `--quantize`, Ultralytics' word for it, ask for."""
+    if text is None:
+        return precision
+    asked = _QUANTIZE.get(text.lower())
+    if asked is None:
+        raise UsageError(
+            f"--quantize {text!r}: expected 16 or 32, which are --precision fp16 and fp32; nothing "
+            "is quantized to 8 bits here"
+        )
+    if precision not in ("auto", asked):
+        raise UsageError(f"--quantize {text} and --precision {precision} differ; give one of them")
+    return asked
 
 
 def parse_imgsz(text: str | None) -> int | tuple[int, int] | None:

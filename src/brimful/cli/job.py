@@ -18,6 +18,7 @@ from brimful.engine.encoded import EncodedResults, encode_results
 from brimful.engine.predictor import Predictor
 from brimful.errors import InterruptedJobError, TooManyFailuresError
 from brimful.pictures.picture_sink import PictureSink
+from brimful.pictures.window import Window
 from brimful.sinks.sink import Sink
 from brimful.sources.entries import EntriesSource
 from brimful.sources.source import Source
@@ -30,6 +31,7 @@ def run_job(
     limit: FailureLimit,
     *,
     pictures: PictureSink | None = None,
+    window: Window | None = None,
     output: Path | None,
     quiet: bool,
     hint: str = "",
@@ -42,6 +44,7 @@ def run_job(
         sink: Where detections go; finished or abandoned at the end.
         limit: Failures allowed.
         pictures: Where pictures go, if any are wanted; finished or abandoned at the end.
+        window: What shows results, if anything does; the caller closes it.
         output: The sink's output, for messages.
         quiet: Show neither progress nor summary.
         hint: What would use the machine better, in words, for the summary.
@@ -64,7 +67,7 @@ def run_job(
     started = time.perf_counter()
     try:
         with _interruptible(), JobProgress(total, quiet=quiet, console=console) as progress:
-            for results in _results(predictor, images, pictures):
+            for results in _results(predictor, images, pictures, window):
                 sink.append(results.lines)
                 count += results.count
                 failures += results.failures
@@ -120,14 +123,17 @@ def run_job(
 
 
 def _results(
-    predictor: Predictor, images: Source, pictures: PictureSink | None
+    predictor: Predictor, images: Source, pictures: PictureSink | None, window: Window | None
 ) -> Iterator[EncodedResults]:
     """Yield the results of a job as lines; those that pictures are made of go there first."""
-    if pictures is None:
+    if pictures is None and window is None:
         yield from predictor.stream_encoded(images)
         return
-    for batch in predictor.stream(images):
-        pictures.write(batch)
+    for batch in predictor.stream(images, keep_images=window is not None):
+        if pictures is not None:
+            pictures.write(batch)
+        if window is not None:
+            window.write(batch)
         yield encode_results(batch)
 
 

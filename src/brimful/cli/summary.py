@@ -94,6 +94,7 @@ def picture_line(pictures: PictureSink) -> str:
             (pictures.images, "image"),
             (pictures.videos, "video"),
             (pictures.crops, "crop"),
+            (pictures.labels, "label file"),
         )
         if count
     ]

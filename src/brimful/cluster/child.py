@@ -100,7 +100,11 @@ class _Child:
                 target=self._run_requests, args=(engine,), name="brimful-requests", daemon=True
             ).start()
             config = engine.config
-            self._send(Ready(engine.spec, engine.describe(), config.postprocess, config.queue))
+            self._send(
+                Ready(
+                    engine.spec, engine.describe(), config.postprocess, config.queue, engine.imgsz
+                )
+            )
             try:
                 waiting: list[Detections] = []
                 for results in engine.stream(self._chunks):
@@ -237,7 +241,11 @@ class _Chunks:
     def chunks(self) -> Iterator[list[SourceImage]]:
         while (work := self._queue.get()) is not None:
             self.begun.append(work)
-            yield [unpack(item, self._arena) for item in work.items]
+            images = [unpack(item, self._arena) for item in work.items]
+            if work.params is not None:
+                for image in images:
+                    image.params = work.params
+            yield images
 
     def __len__(self) -> int:
         raise TypeError("more may come")

@@ -153,7 +153,7 @@ class JobDesk:
                     member.images += len(chunk)
                     if queue.due_at() is not None:
                         self._wake_hungry(but=member)
-                    return Work(self._chunks, job.encoded, chunk.items), None
+                    return Work(self._chunks, job.encoded, chunk.items, job.params), None
                 due = queue.due_at()
                 wait = None if due is None or due < now else due - now
             elif not able and queue.due_at() is not None:

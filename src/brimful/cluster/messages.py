@@ -25,11 +25,13 @@ class Work:
         chunk: Number of the chunk, which its Results carry.
         encoded: The body shall be JSON lines; otherwise a pickled list of Detections.
         items: The images.
+        params: What becomes a detection in them, or None for the engine's setting.
     """
 
     chunk: int
     encoded: bool
     items: list[Packed]
+    params: PostprocessConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,14 @@ class Ready:
         description: What decides speed and results.
         postprocess: What becomes a detection where a request says nothing.
         queue: Images that may wait in the engine.
+        imgsz: (height, width) of the full canvas.
     """
 
     spec: ModelSpec
     description: dict[str, str | int]
     postprocess: PostprocessConfig
     queue: int
+    imgsz: Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from brimful.cluster.messages import (
     raised,
 )
 from brimful.cluster.packing import Packed
+from brimful.cluster.pool_request import plain
 from brimful.cluster.reports import merge_reports
 from brimful.cluster.request_desk import TWICE
 from brimful.cluster.shared_images import SharedImages
@@ -39,13 +40,14 @@ from brimful.engine.delivery import Delivery
 from brimful.engine.encoded import EncodedResults
 from brimful.engine.engine import EngineReport
 from brimful.engine.originals import Originals
-from brimful.engine.params import params_of
+from brimful.engine.params import check_imgsz, params_of
 from brimful.engine.payload import payload_of
 from brimful.engine.request import LinePolicy
 from brimful.errors import EngineStoppedError, UsageError
 from brimful.sources.open_source import open_source
 from brimful.sources.source import Source
-from brimful.spec import ModelSpec, Size
+from brimful.spec import Classes, ModelSpec, Size
+from brimful.vision.heads.config import PostprocessConfig
 
 ARENA_BYTES = 256 * 2**20
 """Images in memory on their way, per process, in bytes: what an engine's own queue holds."""
@@ -127,6 +129,7 @@ class EnginePool:
         self.spec: ModelSpec = ready.spec
         self._description = ready.description
         self._postprocess = ready.postprocess
+        self._imgsz = ready.imgsz
         queue = ready.queue * len(devices)
         self._shared = SharedImages(arena)
         batch = int(ready.description["batch"])
@@ -163,39 +166,104 @@ class EnginePool:
 
     # Whole sources ----------------------------------------------------------------------------
 
-    def predict(self, source: object, *, keep_images: bool = False) -> Iterator[Detections]:
-        """Run every image of a source; see `stream`.
+    def __call__(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[Detections]:
+        """Do what `predict` does."""
+        return self.predict(
+            source,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            classes=classes,
+            imgsz=imgsz,
+            keep_images=keep_images,
+        )
+
+    def predict(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[Detections]:
+        """Run every image of a source; see `stream` for the arguments.
 
         Returns:
             The detections of each image, in the source's order; a bad image has `error` set.
         """
-        streamed = self.stream(source, keep_images=keep_images)
+        streamed = self.stream(
+            source,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            classes=classes,
+            imgsz=imgsz,
+            keep_images=keep_images,
+        )
         return (result for results in streamed for result in results)
 
-    def stream(self, source: object, *, keep_images: bool = False) -> Iterator[list[Detections]]:
+    def stream(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[list[Detections]]:
         """Run every image of a source, handing out whatever is ready at a time.
 
         Args:
             source: As `Engine.stream` takes it. It is closed at the end.
-            keep_images: See `Engine.stream`.
+            conf: See `Engine.stream`, as for all that follow.
+            iou: See there.
+            max_det: See there.
+            classes: See there.
+            imgsz: See there.
+            keep_images: See there.
 
         Returns:
             Detections in the source's order, in lists of at least one. The job begins when the
             first one is asked for.
 
         Raises:
-            UsageError: There is no such source, or nothing in it.
+            UsageError: There is no such source, or nothing in it, or an option makes no sense.
             EngineStoppedError: The pool was closed or drained, runs another source, or has no
                 process left; also while results are asked for.
             DeviceFailedError: No process is left, and the last one's device is broken.
         """
         self._check_usable()
+        check_imgsz(imgsz, self._imgsz, self.spec.stride)
+        params = self._params(conf, iou, max_det, classes)
         images = source if isinstance(source, Source) else open_source(source)
         originals = Originals(images, keep_images=keep_images)
-        answers = self._run(originals, encoded=False)
+        answers = self._run(originals, params, encoded=False)
         return originals.attach(pickle.loads(body) for _, body in answers)
 
-    def stream_encoded(self, source: object) -> Iterator[EncodedResults]:
+    def stream_encoded(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+    ) -> Iterator[EncodedResults]:
         """Run every image of a source; the processes encode the results.
 
         It costs the parent half of what `stream` does, which makes objects of every image, and the
@@ -206,13 +274,16 @@ class EnginePool:
             JSON lines in the source's order, of at least one image at a time.
         """
         self._check_usable()
+        params = self._params(conf, iou, max_det, classes)
         images = source if isinstance(source, Source) else open_source(source)
         return (
             EncodedResults(results.count, results.failures, results.found, body)
-            for results, body in self._run(images, encoded=True)
+            for results, body in self._run(images, params, encoded=True)
         )
 
-    def _run(self, images: Source, *, encoded: bool) -> Iterator[Answer]:
+    def _run(
+        self, images: Source, params: PostprocessConfig | None, *, encoded: bool
+    ) -> Iterator[Answer]:
         queue: WorkQueue[Packed, Answer] = WorkQueue(
             window=self.window, chunk=self.chunk, linger_s=LINGER_S
         )
@@ -225,7 +296,7 @@ class EnginePool:
             )
             return Results(0, 1, 1, 0), encode([result], encoded=encoded)
 
-        job = Job(encoded, lost, queue)
+        job = Job(encoded, lost, queue, params)
         jobs = self._dispatcher.jobs
         feeding = Feeding(images, job, jobs, self._shared, self._count_source)
         feeder = threading.Thread(target=feeding.run, name="brimful-source", daemon=True)
@@ -258,7 +329,7 @@ class EnginePool:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[int] | None = None,
+        classes: Classes | None = None,
         priority: int = 0,
         deadline_ms: float | None = None,
         line: LinePolicy = "fifo",
@@ -278,7 +349,7 @@ class EnginePool:
             conf: Confidence that its detections must be above; the engines' by default.
             iou: Largest overlap of two boxes of a class that both stay, likewise.
             max_det: Most detections, likewise.
-            classes: Class ids to report, likewise.
+            classes: Ids and names of the classes to report, likewise.
             priority: Images of a higher number go first.
             deadline_ms: Milliseconds from now after which the result is not wanted any more.
             line: `newest` to replace what the client has waiting for a process: it gets a result
@@ -298,14 +369,25 @@ class EnginePool:
             DeviceFailedError: No process is left, and the last one's device is broken.
         """
         self._check_usable()
-        params = params_of(
-            self._postprocess, self.spec, conf=conf, iou=iou, max_det=max_det, classes=classes
-        )
+        params = self._params(conf, iou, max_det, classes)
         request = self._submitter.request(
             key, client, params, priority=priority, deadline_ms=deadline_ms, line=line
         )
         self._submitter.submit(request, payload_of(image, copy=False), wait=wait)
         return request.future
+
+    def _params(
+        self,
+        conf: float | None,
+        iou: float | None,
+        max_det: int | None,
+        classes: Classes | None,
+    ) -> PostprocessConfig | None:
+        """Return what a request reports, fit to travel, or None for the engines' setting."""
+        params = params_of(
+            self._postprocess, self.spec, conf=conf, iou=iou, max_det=max_det, classes=classes
+        )
+        return None if params is None else plain(params)
 
     # The pool itself --------------------------------------------------------------------------
 
@@ -345,6 +427,11 @@ class EnginePool:
             Whether everything is finished.
         """
         return self._dispatcher.drain(timeout)
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by class id; see `Engine.names`."""
+        return dict(enumerate(self.spec.names))
 
     @property
     def health(self) -> str:

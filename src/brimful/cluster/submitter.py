@@ -10,7 +10,7 @@ import numpy as np
 from brimful.cluster.dispatcher import Dispatcher
 from brimful.cluster.feeding import too_large
 from brimful.cluster.packing import in_memory, pack
-from brimful.cluster.pool_request import PoolRequest, plain
+from brimful.cluster.pool_request import PoolRequest
 from brimful.cluster.shared_images import SharedImages
 from brimful.engine.delivery import Delivery, DetectionsFuture
 from brimful.engine.request import LinePolicy
@@ -63,7 +63,7 @@ class Submitter:
             pack(SourceImage(index=0, key=key, payload=""), None),
             client,
             hash(client),
-            params=None if params is None else plain(params),
+            params=params,
             priority=int(priority),
             deadline=None if deadline_ms is None else time.monotonic() + deadline_ms / 1000,
             line=line,

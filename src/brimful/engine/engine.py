@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from brimful.engine.delivery import Delivery, DetectionsFuture
 from brimful.engine.encoded import EncodedResults, encode_results
 from brimful.engine.feeding import Feeding
 from brimful.engine.originals import Originals
-from brimful.engine.params import params_of
+from brimful.engine.params import check_imgsz, params_of
 from brimful.engine.payload import bytes_held, payload_of
 from brimful.engine.pipeline import Pipeline
 from brimful.engine.preprocess import HostPreprocess
@@ -49,7 +49,7 @@ from brimful.runtimes.runtime import Runtime
 from brimful.sources.image import SourceImage
 from brimful.sources.open_source import open_source
 from brimful.sources.source import Source
-from brimful.spec import ModelSpec, Size
+from brimful.spec import Classes, ModelSpec, Size
 from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.postprocess import build_postprocess
@@ -106,9 +106,10 @@ class Engine:
             runtime: Executes the model.
             config: Everything else.
         """
-        self.config = config or EngineConfig()
+        config = config or EngineConfig()
         self.runtime = runtime
         self.spec: ModelSpec = runtime.spec
+        self.config = replace(config, postprocess=config.postprocess.of_model(self.spec))
         self._policy = CanvasPolicy.for_model(self.spec, self.config.canvas, self.config.imgsz)
         self._full_cost = self._policy.imgsz[0] * self._policy.imgsz[1]
         self._workers = self.config.workers or min(8, available_cpus())
@@ -139,21 +140,76 @@ class Engine:
 
     # Whole sources ----------------------------------------------------------------------------
 
-    def predict(self, source: object, *, keep_images: bool = False) -> Iterator[Detections]:
-        """Run every image of a source; see `stream` for what a source may be.
+    def __call__(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[Detections]:
+        """Do what `predict` does."""
+        return self.predict(
+            source,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            classes=classes,
+            imgsz=imgsz,
+            keep_images=keep_images,
+        )
+
+    def predict(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[Detections]:
+        """Run every image of a source; see `stream` for the arguments.
 
         Returns:
             The detections of each image, in the source's order; a bad image has `error` set.
         """
-        streamed = self.stream(source, keep_images=keep_images)
+        streamed = self.stream(
+            source,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            classes=classes,
+            imgsz=imgsz,
+            keep_images=keep_images,
+        )
         return (result for results in streamed for result in results)
 
-    def stream(self, source: object, *, keep_images: bool = False) -> Iterator[list[Detections]]:
+    def stream(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[list[Detections]]:
         """Run every image of a source, handing out whatever is ready at a time.
 
         Args:
             source: Anything `open_source` takes (a path, folder, glob, list file, video, array,
                 encoded bytes, or a list of these), or a Source. It is closed at the end.
+            conf: Confidence that detections must be above, in this source; by default the engine's.
+            iou: Largest overlap of two boxes of a class that both stay, likewise.
+            max_det: Most detections of an image, at most the engine's.
+            classes: Ids and names of the classes to report; by default the engine's.
+            imgsz: Only what the engine was loaded with: another size needs another engine.
             keep_images: Keep images that are in memory, and frames of videos, with their
                 detections, to be drawn (`Detections.plot`). Files are read once more for that.
 
@@ -162,29 +218,40 @@ class Engine:
             first one is asked for.
 
         Raises:
-            UsageError: There is no such source, or nothing in it.
+            UsageError: There is no such source, or nothing in it, or an option makes no sense.
             EngineStoppedError: The engine was closed, or one of its stages died; also while
                 results are asked for.
         """
         self._check_usable()
+        check_imgsz(imgsz, self.imgsz, self.spec.stride)
+        params = self._params(conf, iou, max_det, classes)
         images = source if isinstance(source, Source) else open_source(source)
         originals = Originals(images, keep_images=keep_images)
-        return originals.attach(self._run(originals))
+        return originals.attach(self._run(originals, params))
 
-    def stream_encoded(self, source: object) -> Iterator[EncodedResults]:
+    def stream_encoded(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+    ) -> Iterator[EncodedResults]:
         """Run every image of a source; arguments and errors are those of `stream`.
 
         Returns:
             JSON lines in the source's order, of at least one image at a time.
         """
         self._check_usable()
+        params = self._params(conf, iou, max_det, classes)
         images = source if isinstance(source, Source) else open_source(source)
-        return (encode_results(results) for results in self._run(images))
+        return (encode_results(results) for results in self._run(images, params))
 
-    def _run(self, images: Source) -> Iterator[list[Detections]]:
+    def _run(self, images: Source, params: PostprocessConfig | None) -> Iterator[list[Detections]]:
         batch, slots = self.runtime.max_batch, self._slots(self.runtime)
         stream = ResultStream(self.config.queue + 2 * batch * slots)
-        feeding = Feeding(images, stream, self._admit, self._full_cost, self._stats)
+        feeding = Feeding(images, stream, self._admit, self._full_cost, self._stats, params)
         feeder = threading.Thread(
             target=feeding.run, args=(self.runtime.video,), name="brimful-source", daemon=True
         )
@@ -218,7 +285,7 @@ class Engine:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[int] | None = None,
+        classes: Classes | None = None,
         priority: int = 0,
         deadline_ms: float | None = None,
         line: LinePolicy = "fifo",
@@ -234,7 +301,7 @@ class Engine:
             conf: Confidence that its detections must be above; the engine's by default.
             iou: Largest overlap of two boxes of a class that both stay, likewise.
             max_det: Most detections, at most the engine's.
-            classes: Class ids to report, likewise.
+            classes: Ids and names of the classes to report, likewise.
             priority: Images of a higher number go first.
             deadline_ms: Milliseconds from now after which the result is not wanted any more.
             line: `newest` to replace what the client has waiting: it gets a result whose `failure`
@@ -278,7 +345,7 @@ class Engine:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[int] | None = None,
+        classes: Classes | None = None,
         priority: int = 0,
         deadline_ms: float | None = None,
         copy: bool = True,
@@ -342,7 +409,7 @@ class Engine:
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[int] | None = None,
+        classes: Classes | None = None,
         priority: int = 0,
         deadline_ms: float | None = None,
     ) -> Detections:
@@ -380,7 +447,7 @@ class Engine:
         conf: float | None,
         iou: float | None,
         max_det: int | None,
-        classes: Sequence[int] | None,
+        classes: Classes | None,
     ) -> PostprocessConfig | None:
         """Return what a request reports, None where it takes the engine's setting."""
         return params_of(
@@ -533,6 +600,16 @@ class Engine:
         old.scheduler.drain(timeout)
         self._end(old)
         old_runtime.close()
+
+    @property
+    def imgsz(self) -> Size:
+        """(height, width) of the full canvas."""
+        return self._policy.imgsz
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by class id, as Ultralytics' models have them; a new dictionary each time."""
+        return dict(enumerate(self.spec.names))
 
     @property
     def health(self) -> str:

@@ -14,6 +14,7 @@ from brimful.engine.stream import ResultStream
 from brimful.runtimes.video import VideoDevice
 from brimful.sources.image import SourceImage
 from brimful.sources.source import chunks_of
+from brimful.vision.heads.config import PostprocessConfig
 
 
 class Admit(Protocol):
@@ -34,6 +35,7 @@ class Feeding:
         admit: Admit,
         cost: int,
         stats: StageStats,
+        params: PostprocessConfig | None = None,
     ) -> None:
         """Prepare; `run` does it.
 
@@ -43,12 +45,15 @@ class Feeding:
             admit: Takes requests in.
             cost: Pixels of the full canvas.
             stats: Told how long the source took.
+            params: What becomes a detection, where an image has no setting of its own; None for
+                the engine's setting.
         """
         self._images = images
         self._stream = stream
         self._admit = admit
         self._cost = cost
         self._stats = stats
+        self._params = params
         self._responder = StreamResponder(stream)
 
     def run(self, video: VideoDevice | None) -> None:
@@ -73,18 +78,27 @@ class Feeding:
 
     def _feed(self, chunk: list[SourceImage]) -> bool:
         """Bring some images in; return False when no more are wanted."""
-        stream, responder, source, cost = (
+        stream, responder, source, cost, params = (
             self._stream,
             self._responder,
             id(self._stream),
             self._cost,
+            self._params,
         )
         while chunk:
             numbers = stream.enter(len(chunk))
             if numbers is None:
                 return False
             requests = [
-                Request(image, responder, source, number, cost=cost, nbytes=bytes_held(image))
+                Request(
+                    image,
+                    responder,
+                    source,
+                    number,
+                    params=image.params or params,
+                    cost=cost,
+                    nbytes=bytes_held(image),
+                )
                 for image, number in zip(chunk, numbers, strict=False)
             ]
             chunk = chunk[len(numbers) :]

@@ -65,6 +65,8 @@ class Originals:
                 payload = image.payload
                 if image.video is not None and (not keep or isinstance(payload, DeviceFrame)):
                     known[image.index] = image.video
-                elif isinstance(payload, str) or (keep and not isinstance(payload, Exception)):
+                elif isinstance(payload, str) or (
+                    (keep or image.kept) and not isinstance(payload, Exception)
+                ):
                     known[image.index] = payload
             yield images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Protocol, Self
@@ -11,7 +11,7 @@ from brimful.detections import Detections
 from brimful.engine.encoded import EncodedResults
 from brimful.engine.engine import EngineReport
 from brimful.engine.request import LinePolicy
-from brimful.spec import ModelSpec, Size
+from brimful.spec import Classes, ModelSpec, Size
 
 
 class Predictor(Protocol):
@@ -30,11 +30,45 @@ class Predictor(Protocol):
         """`ok`, or what is broken and why."""
         ...
 
-    def predict(self, source: object, *, keep_images: bool = False) -> Iterator[Detections]:
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names by class id."""
+        ...
+
+    def __call__(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[Detections]:
+        """Do what `predict` does."""
+        ...
+
+    def predict(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[Detections]:
         """Run every image of a source.
 
         Args:
             source: Whatever `open_source` takes, or a Source; closed at the end.
+            conf: Confidence that detections must be above, in this source; by default the engine's.
+            iou: Largest overlap of two boxes of a class that both stay, likewise.
+            max_det: Most detections of an image, at most the engine's.
+            classes: Ids and names of the classes to report; by default the engine's.
+            imgsz: Only what the engine was loaded with: another size needs another engine.
             keep_images: Keep images that are in memory, and frames of videos, with their
                 detections, to be drawn.
 
@@ -42,16 +76,34 @@ class Predictor(Protocol):
             The detections of each image, in the source's order; a bad image has `error` set.
 
         Raises:
-            UsageError: There is no such source, or nothing in it.
+            UsageError: There is no such source, or nothing in it, or an option makes no sense.
             EngineStoppedError: It was closed, or stopped; also while results are asked for.
         """
         ...
 
-    def stream(self, source: object, *, keep_images: bool = False) -> Iterator[list[Detections]]:
+    def stream(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+        imgsz: int | tuple[int, int] | None = None,
+        keep_images: bool = False,
+    ) -> Iterator[list[Detections]]:
         """Run every image of a source; as `predict`, in lists of whatever is ready at a time."""
         ...
 
-    def stream_encoded(self, source: object) -> Iterator[EncodedResults]:
+    def stream_encoded(
+        self,
+        source: object,
+        *,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        classes: Classes | None = None,
+    ) -> Iterator[EncodedResults]:
         """Run every image of a source; as `stream`, with results that are JSON lines already.
 
         Where the engine is another process, that one encodes.
@@ -67,7 +119,7 @@ class Predictor(Protocol):
         conf: float | None = None,
         iou: float | None = None,
         max_det: int | None = None,
-        classes: Sequence[int] | None = None,
+        classes: Classes | None = None,
         priority: int = 0,
         deadline_ms: float | None = None,
         line: LinePolicy = "fifo",

@@ -36,7 +36,7 @@ def to_yolo_txt(detections: Detections, *, confidence: bool = True) -> str:
         zip(d.class_id.tolist(), d.confidence.tolist(), strict=True)
     ):
         columns = [f"{value:.6g}" for value in _coordinates(d, row)]
-        if not columns:  # an empty mask has no outline
+        if d.masks is not None and len(columns) < 6:  # fewer than three points are no polygon
             continue
         if confidence:
             columns.append(f"{score:.6g}")

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from brimful.errors import UsageError
+from brimful.sources.address import is_address
 from brimful.sources.pattern import has_magic, split_pattern
 from brimful.sources.walk import AllMedia, Selection
 
@@ -14,16 +15,23 @@ _OURS = re.compile(r".*\.brimful-[0-9a-f]{16}")  # what `brimful.sinks.atomic.un
 
 
 def open_folder(
-    folder: Path | None, task: str, *, source: str, resume: bool, overwrite: bool
+    folder: Path | None,
+    root: Path,
+    name: str = "predict",
+    *,
+    source: str,
+    resume: bool,
+    overwrite: bool,
 ) -> Path:
     """Create the folder of pictures, or take one that is there.
 
     Nothing in it is ever removed, but for files that an interrupted job left half written.
 
     Args:
-        folder: The folder; None stands for `runs/<task>/predict`, `predict2` and so on, the first
-            that does not exist.
-        task: What the model predicts.
+        folder: The folder; None stands for `<root>/<name>`, `<name>2` and so on, the first that
+            does not exist.
+        root: Folder of new folders.
+        name: What new folders are called.
         source: Where images come from: their folder or pattern must not take pictures in.
         resume: A job goes on: its pictures are in the folder.
         overwrite: Pictures may replace files of their names.
@@ -35,7 +43,7 @@ def open_folder(
         UsageError: It cannot be created, it holds files and neither of both is asked for, or its
             pictures would be images of the source.
     """
-    planned = (folder or Path("runs") / task).resolve()
+    planned = (folder or root).resolve()
     if _takes_in(source, planned):
         raise UsageError(
             f"pictures in {planned} would be read as images of the source {source}; give a "
@@ -43,7 +51,7 @@ def open_folder(
         )
     try:
         if folder is None:
-            return _new_folder(Path("runs") / task).resolve()
+            return _new_folder(root, name).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         folder = folder.resolve()
         if resume:
@@ -54,9 +62,9 @@ def open_folder(
                 "pictures of the same names and removes nothing else"
             )
     except OSError as error:
-        name = error.filename if folder is None else folder
+        where = error.filename if folder is None else folder
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise UsageError(f"the folder {name} cannot be written: {reason}") from None
+        raise UsageError(f"the folder {where} cannot be written: {reason}") from None
     return folder
 
 
@@ -72,6 +80,8 @@ def lies_in(folder: Path, file: str) -> bool:
 
 def _takes_in(source: str, folder: Path) -> bool:
     """Tell whether a source that is a folder or a pattern reads what is in some folder."""
+    if is_address(source):
+        return False
     path = Path(source)
     selection: Selection
     if path.is_dir():
@@ -88,10 +98,10 @@ def _takes_in(source: str, folder: Path) -> bool:
     return all(selection.enters(parts[:depth]) for depth in range(len(parts) + 1))
 
 
-def _new_folder(root: Path) -> Path:
+def _new_folder(root: Path, name: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
-        folder = root / ("predict" if number == 1 else f"predict{number}")
+        folder = root / (name if number == 1 else f"{name}{number}")
         try:
             folder.mkdir()  # whoever creates it has it
         except FileExistsError:

@@ -27,6 +27,7 @@ from brimful.pictures.names import crop_name, image_name, video_name
 from brimful.pictures.original import original_of
 from brimful.pictures.style import DEFAULT, Style
 from brimful.pictures.video_drawer import VideoDrawer
+from brimful.sinks.label_files import LabelFiles
 from brimful.vision.pixels import Pixels
 
 _log = logging.getLogger("brimful")
@@ -49,6 +50,7 @@ class PictureOptions:
         crops: Crops of the boxes.
         style: What is drawn.
         vid_stride: Every how many-th frame of a video comes.
+        labels: Where label files go, if any are wanted.
     """
 
     folder: Path
@@ -56,10 +58,11 @@ class PictureOptions:
     crops: bool = False
     style: Style = DEFAULT
     vid_stride: int = 1
+    labels: LabelFiles | None = None
 
 
 class PictureSink:
-    """Makes the pictures of a job. One thread uses it, with results in the source's order.
+    """Makes the pictures and label files of a job, on one thread's word, in the source's order.
 
     Attributes:
         images: Pictures of images that are written.
@@ -89,6 +92,11 @@ class PictureSink:
         self.images = self.videos = self.frames = self.crops = self.failed = self.lost = 0
 
     @property
+    def labels(self) -> int:
+        """Label files that are written."""
+        return 0 if self._options.labels is None else self._options.labels.count
+
+    @property
     def folder(self) -> Path:
         """Where pictures go."""
         return self._options.folder
@@ -100,10 +108,16 @@ class PictureSink:
             BrimfulError: Pictures cannot be written: the disk is full, or the like.
             UsageError: An image lies in the folder of pictures.
         """
+        options = self._options
         for detections in batch:
             if detections.error is not None:
                 self.failed += 1
-            elif detections.frame is not None:
+                continue
+            if options.labels is not None:
+                self._write_labels(options.labels, detections)
+            if not (options.save or options.crops):
+                continue
+            if detections.frame is not None:
                 self._add_frame(detections)
             else:
                 self._end_video()
@@ -132,6 +146,12 @@ class PictureSink:
         while self._ending:
             self._ending.popleft().abandon()
         self._pool.shutdown(cancel_futures=True)
+
+    def _write_labels(self, labels: LabelFiles, d: Detections) -> None:
+        try:
+            labels.write(d)
+        except OSError as error:
+            raise self._cannot_write(error) from error
 
     # Images -----------------------------------------------------------------------------------
 

@@ -158,7 +158,7 @@ class DebugRuntime:
         self.batches: list[int] = []
         self._faults = faults or DebugFaults()
         self._encoded = encoded
-        self._postprocess = options.postprocess or PostprocessConfig()
+        self._postprocess = (options.postprocess or PostprocessConfig()).of_model(self.spec)
         self._sleep = sleep
         self._forwards = 0
         self._lock = threading.Lock()

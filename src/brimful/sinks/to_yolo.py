@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
 import orjson
@@ -13,9 +12,8 @@ import orjson
 from brimful.errors import UsageError
 from brimful.formats.yolo_txt import to_yolo_txt
 from brimful.sinks.atomic import sync_folder, unused, whole_file
+from brimful.sinks.label_names import components, make_folder
 from brimful.sinks.rows import Rows
-
-_LONGEST_NAME = 200  # bytes; file systems take 255, and endings are added
 
 
 def write_yolo(rows: Rows, output: Path, errors: Path) -> None:
@@ -85,8 +83,8 @@ def _replace_folder(building: Path, output: Path) -> None:
 
 
 def _create(root: Path, key: str, frame: int | None, text: str) -> None:
-    *folders, name = _components(key)
-    folder = _make_folder(root, folders)
+    *folders, name = components(key)
+    folder = make_folder(root, folders)
     ending = "" if frame is None else f"_{frame}"
     stem = PurePosixPath(name).stem
     candidate, number = f"{stem}{ending}.txt", 1
@@ -99,28 +97,3 @@ def _create(root: Path, key: str, frame: int | None, text: str) -> None:
         except FileExistsError:
             candidate = f"{name}{ending}.txt" if number == 1 else f"{name}{ending}-{number}.txt"
             number += 1
-
-
-def _make_folder(root: Path, names: list[str]) -> Path:
-    folder = root
-    for name in names:
-        below = folder / name
-        while below.is_file():  # `b.txt/` beside the labels of `b.jpg`
-            below = below.with_name(f"{below.name}_")
-        folder = below
-        folder.mkdir(exist_ok=True)
-    return folder
-
-
-def _components(key: str) -> list[str]:
-    """Return the parts of a key as names that stay inside the folder."""
-    parts = [part for part in key.split("/") if part not in ("", ".")]
-    return [_safe("__" if part == ".." else part) for part in parts] or ["image"]
-
-
-def _safe(name: str) -> str:
-    encoded = name.encode()
-    if len(encoded) <= _LONGEST_NAME and "\0" not in name:
-        return name
-    start = encoded[: _LONGEST_NAME - 40].decode(errors="ignore").replace("\0", "_")
-    return f"{start}-{blake2b(encoded, digest_size=8).hexdigest()}"

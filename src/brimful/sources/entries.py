@@ -10,13 +10,20 @@ from dataclasses import dataclass
 from brimful.errors import ImageError, MissingExtraError, UsageError
 from brimful.runtimes.video import VideoDevice
 from brimful.sources.adaptive_chunks import gather
+from brimful.sources.address import Address
 from brimful.sources.content import kind_of_content
 from brimful.sources.frames import read_frames
 from brimful.sources.image import SourceImage
 from brimful.sources.key import join, printable
 from brimful.sources.skipped import Skipped
-from brimful.sources.suffixes import is_media, kind_of, kinds_of
+from brimful.sources.suffixes import Kind, is_media, kind_of, kinds_of
 from brimful.sources.walk import CHUNK, AllMedia, Entry, walk
+from brimful.vision.decode import MAX_BYTES
+
+NO_SECOND_READING = (
+    "a video of the network or of a camera is not drawn, as that needs a second reading. Record it "
+    "and give the file: ffmpeg -i ADDRESS -c copy clip.mkv"
+)
 
 Done = Container[tuple[str, int | None]]
 """(key, frame) pairs that need no second result; a sink to resume has them."""
@@ -28,11 +35,16 @@ class FileOptions:
 
     Attributes:
         vid_stride: Every how many-th frame of a video is taken.
+        max_bytes: Largest image that is fetched over HTTP.
+        keeps_fetched: Images that are fetched stay with their results, to be drawn on. Videos that
+            come over the network, and cameras, are errors then: they cannot be read a second time.
         done: Images and frames to leave out. Their indexes stay reserved, so that what is
             left carries the index it has in a run that leaves out nothing.
     """
 
     vid_stride: int = 1
+    max_bytes: int = MAX_BYTES
+    keeps_fetched: bool = False
     done: Done = ()
 
     def __post_init__(self) -> None:
@@ -118,13 +130,16 @@ def images_of(
         images: list[SourceImage] = []
         kinds = kinds_of([entry.path for entry in entries])
         for entry, kind in zip(entries, kinds, strict=True):
-            if kind is None and entry.error is None:  # somebody named it
+            fetched: bytes | ImageError | None = None
+            if isinstance(entry, Address):
+                kind, fetched = _fetched(entry, options)
+            elif kind is None and entry.error is None:  # somebody named it
                 kind = kind_of_content(entry.path)
             if kind == "video" and entry.error is None:
                 if images:
                     yield images
                     images = []
-                frames = _frames(entry, options, video)
+                frames = _frames(entry, options, None if isinstance(entry, Address) else video)
                 # A device has room for few frames of its own: they are not kept waiting.
                 lists = gather(frames) if video is None else ([frame] for frame in frames)
                 for gathered in lists:
@@ -139,7 +154,9 @@ def images_of(
                 continue
             key = entry.key
             if not done or (key, None) not in done:
-                images.append(SourceImage(index=index, key=key, payload=entry.error or entry.path))
+                payload = fetched or entry.error or entry.path
+                kept = options.keeps_fetched and isinstance(payload, bytes)
+                images.append(SourceImage(index=index, key=key, payload=payload, kept=kept))
             index += 1
         if images:
             yield images
@@ -187,6 +204,7 @@ def _frames(
             stride=options.vid_stride,
             leave_out=lambda number: (key, number) in done,
             device=video,
+            address=isinstance(entry, Address),
         ):
             payload = frame.payload
             if payload is None or (isinstance(payload, ImageError) and (key, frame.number) in done):
@@ -198,7 +216,7 @@ def _frames(
                     payload=payload,
                     frame=frame.number,
                     pts_ms=frame.pts_ms,
-                    video=entry.path,
+                    video=None if isinstance(entry, Address) else entry.path,
                 )
     except ImageError as error:
         yield SourceImage(index=0, key=key, payload=error)
@@ -206,8 +224,34 @@ def _frames(
         yield SourceImage(index=0, key=key, payload=ImageError(str(error)))
 
 
+def _fetched(entry: Address, options: FileOptions) -> tuple[Kind, bytes | ImageError | None]:
+    """Return what is behind an address, with the bytes of an image or why there are none."""
+    kind = entry.kind
+    if kind == "image" and (entry.key, None) in options.done:
+        return "image", None
+    data: bytes | ImageError | None = None
+    if kind != "video":
+        from brimful.sources.download import download  # it brings ssl and http
+
+        try:
+            data = download(entry.path, options.max_bytes)
+        except ImageError as error:
+            data = error
+        kind = "video" if data is None else "image"
+    if kind == "video" and options.keeps_fetched:
+        return "image", ImageError(NO_SECOND_READING)
+    return kind, data
+
+
+def _kind(entry: Entry) -> Kind | None:
+    """Return what an entry is, as far as that is known without asking a server."""
+    if isinstance(entry, Address):
+        return entry.kind
+    return kind_of(entry.path) or kind_of_content(entry.path)
+
+
 def _length_of(entries: list[Entry]) -> int:
-    named_by_content = (kind_of(e.path) or kind_of_content(e.path) for e in entries if not e.error)
+    named_by_content = (_kind(entry) for entry in entries if not entry.error)
     if "video" in named_by_content:
         raise TypeError("the number of frames is not known before the videos are read")
     return len(entries)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from brimful.sources.address import Address
 from brimful.sources.entries import EntriesSource
 from brimful.sources.open_source import open_source
 from brimful.sources.suffixes import kind_of
+from brimful.sources.walk import Entry
 
 ENOUGH = 10_000
 """Nobody needs to know how many there are beyond."""
@@ -29,7 +31,7 @@ def expected_images(spec: str) -> int | None:
             return len(source)
         count = 0
         for entries in source.entries():
-            if any(kind_of(entry.path) == "video" for entry in entries):
+            if any(_is_video(entry) for entry in entries):
                 return None
             count += len(entries)
             if count >= ENOUGH:
@@ -37,3 +39,9 @@ def expected_images(spec: str) -> int | None:
         return count
     finally:
         source.close()
+
+
+def _is_video(entry: Entry) -> bool:
+    """Tell whether an entry is a video, as far as that is known without asking a server."""
+    kind = entry.kind if isinstance(entry, Address) else kind_of(entry.path)
+    return kind == "video"

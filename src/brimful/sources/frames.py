@@ -7,6 +7,7 @@ frames, numbers, times and errors are the same with a device and without.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -17,11 +18,18 @@ from typing import Any
 from brimful.errors import ImageError
 from brimful.extras import require
 from brimful.runtimes.video import VideoDevice, VideoRefusedError
+from brimful.sources.address import CAMERA
 from brimful.sources.announced import announced_bytes, announced_frames, lacks
 from brimful.vision.device_frame import DeviceFrame
 from brimful.vision.host_frame import HostFrame
 
 _log = logging.getLogger("brimful")
+
+OPENING_S = 20.0
+"""Seconds that a server or a camera has until it is clear what it sends."""
+
+SILENCE_S = 30.0
+"""Seconds that a server or a camera may send nothing."""
 
 # Containers whose index says how many frames there are; others only estimate it.
 _INDEXED = "mp4"
@@ -53,6 +61,7 @@ def read_frames(
     stride: int = 1,
     leave_out: Callable[[int], bool] = lambda number: False,
     device: VideoDevice | None = None,
+    address: bool = False,
 ) -> Iterator[Frame]:
     """Yield every `stride`-th frame of a video, then an ImageError frame if it ends in a fault.
 
@@ -62,6 +71,7 @@ def read_frames(
         leave_out: Told the number of a frame, decides whether its pixels are left out. The
             frame is decoded all the same, as later ones depend on it, but not converted.
         device: What decodes the video if it can; it is told when it cannot.
+        address: `path` is a URL, or the device of a camera.
 
     Raises:
         ImageError: The video cannot be opened or holds no host frames.
@@ -77,7 +87,7 @@ def read_frames(
             return
         except (VideoRefusedError, ImageError, EOFError, av.FFmpegError) as error:
             device.refused(path, _reason(error))
-    yield from _on_host(av, path, stride, leave_out, first)
+    yield from _on_host(av, path, stride, leave_out, first, address=address)
 
 
 def count_frames(path: str) -> int | None:
@@ -122,13 +132,22 @@ def _url(path: str) -> str:
     return f"file:{path}"
 
 
+def _open_address(av: Any, address: str) -> Any:
+    """Open what is at an address; no server and no camera is waited for without an end."""
+    if address.startswith(CAMERA):
+        return av.open(address, format="video4linux2", timeout=(OPENING_S, SILENCE_S))
+    # Datagrams that are lost tear frames, and firewalls let few of them through.
+    options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
+    return av.open(address, options=options, timeout=(OPENING_S, SILENCE_S))
+
+
 def _on_device(
     av: Any, path: str, stride: int, leave_out: Callable[[int], bool], device: VideoDevice
 ) -> Iterator[Frame]:
     """Yield frames that a device decodes; raise what ends them too early."""
     container = stream = take = frame = None
     try:
-        with _opened(av, path, device.open, device.working) as container:
+        with _opened(av, _url(path), device.open, device.working) as container:
             stream = container.streams.video[0]
             take = device.start(stream)
             for number, frame in enumerate(_decode(path, container, stream, device.working)):
@@ -141,34 +160,43 @@ def _on_device(
 
 
 def _on_host(
-    av: Any, path: str, stride: int, leave_out: Callable[[int], bool], first: int
+    av: Any,
+    path: str,
+    stride: int,
+    leave_out: Callable[[int], bool],
+    first: int,
+    *,
+    address: bool,
 ) -> Iterator[Frame]:
     """Yield frames from the number `first` on, and the fault that ends them, if any."""
-    with _opened(av, path, av.open) as container:
+    open_ = functools.partial(_open_address, av) if address else av.open
+    with _opened(av, path if address else _url(path), open_) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        # Threads that decode a frame each keep as many frames back, of a stream until more come.
+        stream.thread_type = "SLICE" if address else "AUTO"
         number = -1
         try:
-            for number, frame in enumerate(_decode(path, container, stream)):
+            for number, frame in enumerate(_decode(path, container, stream, address=address)):
                 if number >= first and number % stride == 0:
                     payload = None if leave_out(number) else HostFrame(frame, _quarter_turns(frame))
                     yield Frame(number, _milliseconds(frame), payload)
         except (av.FFmpegError, EOFError) as error:
             good = max(number + 1, first)
-            reason = f"the video is damaged after {good} frames: {_reason(error)}"
+            what = "stream broke off" if address else "video is damaged"
+            reason = f"the {what} after {good} frames: {_reason(error)}"
             yield Frame(good, None, ImageError(reason))
 
 
 @contextmanager
 def _opened(
     av: Any,
-    path: str,
+    url: str,
     open_: Callable[[str], Any],
     working: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Any]:
     """Open a container that holds a video stream."""
     try:
-        container = open_(_url(path))
+        container = open_(url)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise ImageError(f"the video cannot be opened: {_reason(error)}") from None
     try:
@@ -185,6 +213,8 @@ def _decode(
     container: Any,
     stream: Any,
     working: Callable[[], AbstractContextManager[None]] = nullcontext,
+    *,
+    address: bool = False,
 ) -> Iterator[Any]:
     """Yield decoded frames; raise EOFError when the data ends before the container's index.
 
@@ -211,6 +241,8 @@ def _decode(
     # FFmpeg takes a file cut in its middle for a short one and says nothing.
     if _INDEXED in container.format.name and packets < stream.frames:
         raise EOFError(f"the file is truncated, its index lists {stream.frames} frames")
+    if address:  # there is no file to compare with
+        return
     expected = announced_frames(container, stream)
     of = f" of about {expected:,}" if expected else ""
     size, announced = os.path.getsize(path), announced_bytes(path)  # noqa: PTH202
@@ -240,4 +272,6 @@ def _milliseconds(frame: Any) -> float | None:
 
 
 def _reason(error: Exception) -> str:
+    if type(error).__name__ == "ExitError":  # FFmpeg's word for a timeout of PyAV's
+        return f"nothing came for {SILENCE_S:.0f} s"
     return str(getattr(error, "strerror", None) or error)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from brimful.vision.device_frame import DeviceFrame
+from brimful.vision.heads.config import PostprocessConfig
 from brimful.vision.host_frame import HostFrame
 from brimful.vision.pixels import Pixels
 
@@ -28,6 +29,8 @@ class SourceImage:
         frame: Frame number within a video, from 0.
         pts_ms: Presentation time of the frame in milliseconds.
         video: Path of the video that a frame is of.
+        kept: Its payload stays with its result, to be drawn on: it cannot be read a second time.
+        params: What becomes a detection in it, where it has a setting of its own.
     """
 
     index: int
@@ -36,3 +39,5 @@ class SourceImage:
     frame: int | None = None
     pts_ms: float | None = None
     video: str | None = None
+    kept: bool = False
+    params: PostprocessConfig | None = None

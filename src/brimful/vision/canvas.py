@@ -68,7 +68,8 @@ class CanvasPolicy:
         Args:
             spec: The model.
             canvas: `auto`, `square`, `exact` or `HxW`, which goes before `imgsz`.
-            imgsz: One side of a square, or (height, width); None is the model's own.
+            imgsz: One side of a square, or (height, width); None is the model's own. Sides are
+                rounded up to multiples of the stride.
 
         Raises:
             UsageError: The text is not one of the choices, or the model cannot run that canvas.
@@ -84,10 +85,13 @@ class CanvasPolicy:
                     f"{imgsz} is not possible; leave both out, or export it with dynamic sizes"
                 )
             return cls(mode="fixed", imgsz=only, stride=math.gcd(spec.stride, *only))
-        full = size or full or spec.imgsz
         if spec.task == "classify":
-            return cls(mode="fixed", imgsz=full, stride=1)
-        return cls(mode=mode, imgsz=full, stride=spec.stride)
+            return cls(mode="fixed", imgsz=size or full or spec.imgsz, stride=1)
+        return cls(
+            mode=mode,
+            imgsz=size or rounded_up(full or spec.imgsz, spec.stride),
+            stride=spec.stride,
+        )
 
     def choose(self, image: Size) -> Size:
         """Return the canvas (height, width) for an image (height, width)."""
@@ -133,6 +137,11 @@ class CanvasPolicy:
     def _round_up(self, side: float) -> int:
         # the product of a decimal fraction may lie a hair above the multiple it stands for
         return math.ceil(round(side, 6) / self.stride) * self.stride
+
+
+def rounded_up(size: Size, stride: int) -> Size:
+    """Return (height, width) whose sides are the next multiples of a stride."""
+    return -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
 
 
 def usual_canvases(text: str) -> int:

@@ -66,6 +66,10 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _ORDINARY = 64 * 2**20  # a directory or a disk may claim any size
 
 
+MAX_BYTES = 512 * 2**20
+"""Of an encoded image, where nobody says otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeLimits:
     """How large an image may be; beyond it an ImageError, before memory is taken.
@@ -76,7 +80,7 @@ class DecodeLimits:
     """
 
     max_pixels: int = 200_000_000
-    max_bytes: int = 512 * 2**20
+    max_bytes: int = MAX_BYTES
 
     def __post_init__(self) -> None:
         """Refuse limits that would refuse every image."""

@@ -75,7 +75,7 @@ def build_postprocess(spec: ModelSpec, config: PostprocessConfig) -> Postprocess
         ModelError: The head does not belong to the task. The postprocess itself raises it when
             an output has not the shape that `spec` says.
     """
-    config.check(spec)
+    config = config.of_model(spec)
     if (spec.task == "classify") != (spec.head == "classify"):
         raise ModelError(f"a {spec.task} model cannot have a {spec.head} head")
 

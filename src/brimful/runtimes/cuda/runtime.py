@@ -107,7 +107,9 @@ class TorchCudaRuntime:
         with torch.cuda.device(self._device), torch.inference_mode():
             self._network = self._open_network(model, options)
             self.spec: ModelSpec = self._network.spec
-            self._select = options.postprocess if techniques.select else None
+            self._select = None
+            if techniques.select and options.postprocess is not None:
+                self._select = options.postprocess.of_model(self.spec)
             policy = options.policy(self.spec) if options.policy else None
             self._largest = policy.imgsz if policy else self.spec.imgsz
             self._canvases = policy.canvases() if policy else None
