@@ -127,7 +127,7 @@ class Chaos:
     def _plant(self) -> None:
         """Let decode, placing, writing and postprocess fail at random, also after restarts."""
         engine, dice = self.engine, random.Random(self.random.random())
-        start = engine._start
+        start = engine._lifecycle.start
 
         def faulty(inner: Any, share: float, error: type[BaseException]) -> Any:
             def call(*arguments: Any) -> Any:
@@ -138,7 +138,7 @@ class Chaos:
             return call
 
         def plant(pipeline: Any) -> Any:
-            pre = engine._preprocess
+            pre = engine._lifecycle.preprocess
             pre.decode = faulty(pre.decode, 0.01, OverflowError)
             pre.place = faulty(pre.place, 0.01, MemoryError)
             pre.write = faulty(pre.write, 0.01, ValueError)
@@ -147,8 +147,8 @@ class Chaos:
             pipeline._postprocess = faulty(inner, 0.001, ModelError)  # kills the stage
             return pipeline
 
-        plant(engine._pipeline)
-        engine._start = lambda: plant(start())  # type: ignore[method-assign]
+        plant(engine._lifecycle.pipeline)
+        engine._lifecycle.start = lambda: plant(start())  # type: ignore[method-assign]
 
     def run(self, seconds: float) -> None:
         """Run the threads for a while, close the engine in their middle, and look what is left."""
@@ -263,7 +263,7 @@ class Chaos:
                 self.ledger.fault("a future without an outcome")
             except EngineStoppedError:
                 self.ledger.count("stopped")
-        self.engine._check_usable()
+        self.engine._lifecycle.check_usable()
 
     def many(self, dice: random.Random, number: int) -> None:
         """Submit several images with one callback."""

@@ -130,7 +130,7 @@ def test_a_job_does_not_delay_a_client_by_more_than_a_chunk():
         encoded="decode", workers=1, batch=400, queue=400, faults=GATED, sleep=gate
     ) as engine:
         order: list[str] = []
-        decode = engine._preprocess.decode
+        decode = engine._lifecycle.preprocess.decode
         held = threading.Event()
 
         def noted(image, *rest):
@@ -138,7 +138,7 @@ def test_a_job_does_not_delay_a_client_by_more_than_a_chunk():
             assert held.wait(PATIENCE_S)
             return decode(image, *rest)
 
-        engine._preprocess.decode = noted
+        engine._lifecycle.preprocess.decode = noted
         bulk = [engine.submit(jpeg(1), client="job", key="job") for _ in range(300)]
         camera = engine.submit(jpeg(2), client="camera", key="camera")
         held.set()

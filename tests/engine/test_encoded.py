@@ -50,13 +50,13 @@ def levels_in(runtime: DebugRuntime, slot: DebugSlot, count: int) -> list[int]:
 def test_jpegs_reach_the_slot_encoded_and_everything_else_as_pixels():
     seen: list[object] = []
     with debug_engine(encoded="decode", batch=4, workers=1) as engine:
-        write = engine._preprocess.write
+        write = engine._lifecycle.preprocess.write
 
         def noted(image, geometry, slot, position) -> None:
             seen.append(type(image).__name__)
             write(image, geometry, slot, position)
 
-        engine._preprocess.write = noted
+        engine._lifecycle.preprocess.write = noted
         payloads = [jpeg(10), gray(20), jpeg(30)]
         results = list(engine.predict(ListedSource(payloads)))
     assert [level_of(r) for r in results] == [10, 20, 30]

@@ -208,11 +208,14 @@ class Bomb:
 
 STAGES = {
     "allocate": ("decode", lambda e: Bomb(e.runtime, "allocate")),
-    "written": ("decode", lambda e: Bomb(e._pipeline.scheduler, "written")),
+    "written": ("decode", lambda e: Bomb(e._lifecycle.pipeline.scheduler, "written")),
     "submit": ("forward", lambda e: Bomb(e.runtime, "submit")),
-    "landed": ("forward", lambda e: Bomb(e._pipeline.costs, "observe")),
-    "postprocess": ("postprocess", lambda e: Bomb(e._pipeline, "_postprocess", ModelError)),
-    "clock": ("clock", lambda e: Bomb(e._pipeline.scheduler, "await_due")),
+    "landed": ("forward", lambda e: Bomb(e._lifecycle.pipeline.costs, "observe")),
+    "postprocess": (
+        "postprocess",
+        lambda e: Bomb(e._lifecycle.pipeline, "_postprocess", ModelError),
+    ),
+    "clock": ("clock", lambda e: Bomb(e._lifecycle.pipeline.scheduler, "await_due")),
 }
 
 

@@ -183,7 +183,7 @@ def test_a_job_holds_no_more_than_its_window():
     """However long the source and however slow the consumer."""
     with debug_engine(batch=2, queue=4, workers=2) as engine:
         source = ListedSource(gray(i % 256) for i in range(10**9))
-        window = 4 + 2 * 2 * engine._slots(engine.runtime)
+        window = 4 + 2 * 2 * engine._lifecycle.slots(engine.runtime)
         stream = engine.predict(source)
         assert next(stream).index == 0
         eventually(lambda: engine.load().live == 0, "the engine waits for the consumer")
@@ -196,7 +196,7 @@ def test_a_job_holds_no_more_than_its_window():
 def test_a_consumer_that_leaves_frees_a_feeder_that_waits_for_it():
     with debug_engine(batch=2, queue=4, workers=2) as engine:
         engine_threads = brimful_threads()
-        window = 4 + 2 * 2 * engine._slots(engine.runtime)
+        window = 4 + 2 * 2 * engine._lifecycle.slots(engine.runtime)
         source = ListedSource(gray(i % 256) for i in range(10**9))
         source.close = lambda: None  # a source that does not care
         stream = engine.predict(source)

@@ -70,7 +70,7 @@ def folder_of(path: Path, count: int) -> list[str]:
 def test_results_are_the_files_own(tmp_path: Path, workers: int, none_for: int) -> None:
     names = folder_of(tmp_path, 300)
     with reading_engine(workers=workers, none_for=none_for) as engine:
-        assert engine._preprocess.reads
+        assert engine._lifecycle.preprocess.reads
         results = list(engine.predict(names))
     assert [level_of(found) for found in results] == [i % 256 for i in range(300)]
 
@@ -92,7 +92,7 @@ def test_what_begins_as_others_did_is_not_read_again(
     from brimful.engine import preprocess
 
     names = []
-    for i in range(120):  # two starts, by their sizes; some files lack their end
+    for i in range(240):  # two starts, by their sizes; some files lack their end
         data = jpeg(i, height=24 + 8 * (i % 2))
         path = tmp_path / f"{i:03}.jpg"
         path.write_bytes(data[:-2] if i % 10 == 9 else data)
@@ -107,16 +107,16 @@ def test_what_begins_as_others_did_is_not_read_again(
     monkeypatch.setattr(preprocess, "check_encoded", noted)
     with reading_engine(workers=1) as engine:
         results = list(engine.predict(names))
-        _, headers = engine._preprocess._known.table
+        _, headers = engine._lifecycle.preprocess._known.table
     truncated = [found.error is not None for found in results]
-    assert truncated == [i % 10 == 9 for i in range(120)]
+    assert truncated == [i % 10 == 9 for i in range(240)]
     good = [(found, i) for i, found in enumerate(results) if found.error is None]
     assert all(level_of(found) == i for found, i in good)
     assert [(found.height, found.width) for found, _ in good] == [
         (24 + 8 * (i % 2), 32) for _, i in good
     ]
     assert sorted(header.size for header in headers) == [(24, 32), (32, 32)]
-    assert 12 + 2 <= len(checked) < 60
+    assert 24 + 2 <= len(checked) < 120, "those of the first chunk, and those without their end"
 
 
 def test_starts_that_never_come_again_are_not_learnt() -> None:
@@ -212,7 +212,7 @@ def test_pixels_are_written_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_more_than_two_bring_images_to_the_device() -> None:
     """Workers without a permit do not even wait for images."""
     with reading_engine(workers=8) as engine:
-        scheduler = engine._pipeline.scheduler
+        scheduler = engine._lifecycle.pipeline.scheduler
         waiting, most, lock = [0], [0], threading.Lock()
         take = scheduler.take
 
@@ -234,7 +234,7 @@ def test_no_more_than_two_bring_images_to_the_device() -> None:
 def test_who_only_reads_shares_with_those_that_do_so_too(tmp_path: Path) -> None:
     """Eight workers, two permits: half of what waits for each, and an eighth for who decodes."""
     with reading_engine(workers=8) as engine:
-        scheduler = engine._pipeline.scheduler
+        scheduler = engine._lifecycle.pipeline.scheduler
         shared: list[tuple[str, int]] = []
         take = scheduler.take
 
@@ -261,7 +261,7 @@ def test_who_only_reads_shares_with_those_that_do_so_too(tmp_path: Path) -> None
 def test_runtimes_that_do_not_decode_have_a_permit_for_every_worker() -> None:
     before = decode_threads()
     with debug_engine(workers=5) as engine:
-        assert not engine._preprocess.reads
+        assert not engine._lifecycle.preprocess.reads
         workers = [thread for thread in decode_threads() if thread not in before]
         assert len(workers) == 5
         eventually(

@@ -187,7 +187,7 @@ def test_warm_up_fails_where_the_forward_fails():
 @pytest.mark.parametrize("error", [MemoryError("10 GiB"), OverflowError("too large"), KeyError(1)])
 def test_whatever_an_image_raises_is_its_own_result(stage, error):
     with debug_engine(batch=4) as engine:
-        inner = getattr(engine._preprocess, stage)
+        inner = getattr(engine._lifecycle.preprocess, stage)
         raised: list[bool] = []
 
         def once(*arguments):
@@ -196,7 +196,7 @@ def test_whatever_an_image_raises_is_its_own_result(stage, error):
                 raise error
             return inner(*arguments)
 
-        setattr(engine._preprocess, stage, once)
+        setattr(engine._lifecycle.preprocess, stage, once)
         results = list(engine.predict([gray(i) for i in range(9)]))
         bad = [r for r in results if r.error is not None]
         assert len(bad) == 1 and bad[0].failure == "image"
@@ -209,7 +209,7 @@ def test_whatever_an_image_raises_is_its_own_result(stage, error):
 
 def test_a_postprocess_that_fails_for_one_image_fails_that_one():
     with debug_engine(batch=4) as engine:
-        pipeline = engine._pipeline
+        pipeline = engine._lifecycle.pipeline
         inner = pipeline._postprocess
 
         def picky(outputs, placed, params=None):
@@ -244,8 +244,8 @@ def test_an_array_may_be_handed_over_without_a_copy():
     with debug_engine() as engine:
         image = np.ascontiguousarray(gray(3))
         seen: list[np.ndarray] = []
-        place = engine._preprocess.place
-        engine._preprocess.place = lambda pixels: (seen.append(pixels), place(pixels))[1]
+        place = engine._lifecycle.preprocess.place
+        engine._lifecycle.preprocess.place = lambda pixels: (seen.append(pixels), place(pixels))[1]
         engine.submit(image, copy=False).result(PATIENCE_S)
         engine.submit(image).result(PATIENCE_S)
         assert np.may_share_memory(seen[0], image)
@@ -327,7 +327,7 @@ def test_a_client_beside_a_job_waits_for_what_is_on_the_device_only():
 
 
 def future_is_batched(engine, source) -> bool:
-    scheduler = engine._pipeline.scheduler
+    scheduler = engine._lifecycle.pipeline.scheduler
     with scheduler._lock:
         return source in scheduler._in_batches
 
@@ -642,7 +642,7 @@ def test_restarted_stages_leave_nothing_of_the_old_ones():
     with debug_engine(on_stage_death="restart") as engine:
         usual = len(brimful_threads() - before) + 1  # the delivery thread comes with the first one
         for _ in range(3):
-            pipeline = engine._pipeline
+            pipeline = engine._lifecycle.pipeline
 
             def boom(*_: object) -> None:
                 raise ModelError("boom")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from brimful.engine.engine import EngineReport
+from brimful.engine.lifecycle import EngineReport
 from brimful.pictures.picture_sink import PictureSink
 
 ADVICE = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from brimful.cluster.packing import Packed
 from brimful.detections import Detections
-from brimful.engine.engine import EngineReport
+from brimful.engine.lifecycle import EngineReport
 from brimful.spec import ModelSpec, Size
 from brimful.vision.heads.config import PostprocessConfig
 

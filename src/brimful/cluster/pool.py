@@ -38,7 +38,7 @@ from brimful.cluster.work_queue import WorkQueue
 from brimful.detections import Detections, failed_detections
 from brimful.engine.delivery import Delivery
 from brimful.engine.encoded import EncodedResults
-from brimful.engine.engine import EngineReport
+from brimful.engine.lifecycle import EngineReport
 from brimful.engine.originals import Originals
 from brimful.engine.params import check_imgsz, params_of
 from brimful.engine.payload import payload_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from brimful.engine.engine import EngineReport
+from brimful.engine.lifecycle import EngineReport
 from brimful.engine.stats import STAGES, StageUse, limiting
 
 

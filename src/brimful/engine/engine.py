@@ -5,83 +5,50 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
-import os
 import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from brimful.cpus import available_cpus
 from brimful.detections import Detections
 from brimful.engine.batches import Load
 from brimful.engine.config import EngineConfig
 from brimful.engine.delivery import Delivery, DetectionsFuture
 from brimful.engine.encoded import EncodedResults, encode_results
 from brimful.engine.feeding import Feeding
+from brimful.engine.lifecycle import CLOSE_TIMEOUT_S, EngineReport, Lifecycle
 from brimful.engine.originals import Originals
 from brimful.engine.params import check_imgsz, params_of
 from brimful.engine.payload import bytes_held, payload_of
-from brimful.engine.pipeline import Pipeline
-from brimful.engine.preprocess import HostPreprocess
 from brimful.engine.request import LinePolicy, Request
 from brimful.engine.responders import (
     CallbackResponder,
     FutureResponder,
     OnDone,
 )
-from brimful.engine.stats import StageStats, StageUse, limiting
 from brimful.engine.stream import ResultStream
 from brimful.errors import (
-    BrimfulError,
-    EngineStoppedError,
     QueueFullError,
     RuntimeFailedError,
-    UsageError,
 )
-from brimful.native.read_files import open_reader
 from brimful.runtimes.runtime import Runtime
 from brimful.sources.image import SourceImage
 from brimful.sources.open_source import open_source
 from brimful.sources.source import Source
 from brimful.spec import Classes, ModelSpec, Size
-from brimful.vision.canvas import CanvasPolicy
 from brimful.vision.heads.config import PostprocessConfig
-from brimful.vision.postprocess import build_postprocess
 
 if TYPE_CHECKING:
     import asyncio
 
-LOOKAHEAD = 16
-"""Images that may wait, letterboxed, for their canvas's turn."""
-
-CHUNK = 64
-"""Images that a worker reads at a time when the device decodes them."""
-
-CLOSE_TIMEOUT_S = 10.0
 FEEDER_TIMEOUT_S = 2.0  # it may wait for input that never comes, and ends with the process
 
 _log = logging.getLogger("brimful")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineReport:
-    """How an engine spent its time.
-
-    Attributes:
-        stages: Use of each stage.
-        limits: The stage that limits.
-        batches: How many forwards there were of each batch size.
-    """
-
-    stages: list[StageUse]
-    limits: StageUse
-    batches: dict[int, int]
 
 
 class Submission:
@@ -106,22 +73,8 @@ class Engine:
             runtime: Executes the model.
             config: Everything else.
         """
-        config = config or EngineConfig()
-        self.runtime = runtime
-        self.spec: ModelSpec = runtime.spec
-        self.config = replace(config, postprocess=config.postprocess.of_model(self.spec))
-        self._policy = CanvasPolicy.for_model(self.spec, self.config.canvas, self.config.imgsz)
-        self._full_cost = self._policy.imgsz[0] * self._policy.imgsz[1]
-        self._workers = self.config.workers or min(8, available_cpus())
-        self._stats = StageStats()
+        self._lifecycle = Lifecycle(runtime, config or EngineConfig())
         self._delivery = Delivery()
-        self._lock = threading.Lock()
-        self._restarted = threading.Condition(self._lock)
-        self._closed = False
-        self._restarts = 0
-        self._cleanups: list[threading.Thread] = []
-        self._process = os.getpid()
-        self._pipeline = self._start()
         # Native threads that outlive the interpreter abort the process.
         atexit.register(self.close)
 
@@ -222,7 +175,7 @@ class Engine:
             EngineStoppedError: The engine was closed, or one of its stages died; also while
                 results are asked for.
         """
-        self._check_usable()
+        self._lifecycle.check_usable()
         check_imgsz(imgsz, self.imgsz, self.spec.stride)
         params = self._params(conf, iou, max_det, classes)
         images = source if isinstance(source, Source) else open_source(source)
@@ -243,15 +196,18 @@ class Engine:
         Returns:
             JSON lines in the source's order, of at least one image at a time.
         """
-        self._check_usable()
+        self._lifecycle.check_usable()
         params = self._params(conf, iou, max_det, classes)
         images = source if isinstance(source, Source) else open_source(source)
         return (encode_results(results) for results in self._run(images, params))
 
     def _run(self, images: Source, params: PostprocessConfig | None) -> Iterator[list[Detections]]:
-        batch, slots = self.runtime.max_batch, self._slots(self.runtime)
+        batch, slots = self.runtime.max_batch, self._lifecycle.slots(self.runtime)
         stream = ResultStream(self.config.queue + 2 * batch * slots)
-        feeding = Feeding(images, stream, self._admit, self._full_cost, self._stats, params)
+        lifecycle = self._lifecycle
+        feeding = Feeding(
+            images, stream, lifecycle.admit, lifecycle.full_cost, lifecycle.stats, params
+        )
         feeder = threading.Thread(
             target=feeding.run, args=(self.runtime.video,), name="brimful-source", daemon=True
         )
@@ -264,10 +220,10 @@ class Engine:
                     return
                 started = time.perf_counter()
                 yield results
-                self._stats.add("sink", time.perf_counter() - started)
+                self._lifecycle.stats.add("sink", time.perf_counter() - started)
         finally:
             stream.close()
-            self._pipeline.scheduler.wake_feeders()  # one may wait for room for nobody
+            self._lifecycle.pipeline.scheduler.wake_feeders()  # one may wait for room for nobody
             close = getattr(images, "close", None)
             if close is not None:
                 close()
@@ -328,10 +284,10 @@ class Engine:
             priority=priority,
             deadline=_deadline(deadline_ms),
             line=line,
-            cost=self._full_cost,
+            cost=self._lifecycle.full_cost,
         )
         request.nbytes = bytes_held(request.image)
-        if not self._admit([request], wait=wait):
+        if not self._lifecycle.admit([request], wait=wait):
             self._refuse(request, future)
         return future
 
@@ -389,11 +345,11 @@ class Engine:
                 params=params,
                 priority=priority,
                 deadline=deadline,
-                cost=self._full_cost,
+                cost=self._lifecycle.full_cost,
             )
             request.nbytes = bytes_held(request.image)
             requests.append(request)
-        admitted = self._admit(requests, wait=True) if requests else 0
+        admitted = self._lifecycle.admit(requests, wait=True) if requests else 0
         late = requests[admitted:]
         if late:
             text = "its deadline passed before there was room for it"
@@ -459,49 +415,6 @@ class Engine:
             classes=classes,
         )
 
-    def _admit(self, requests: Sequence[Request], *, wait: bool) -> int:
-        """Take requests in; return how many were taken.
-
-        Raises:
-            EngineStoppedError: None was taken, and none will be. Where that comes to light after
-                some were taken, the others fail with it.
-        """
-        admitted = 0
-        while True:
-            pipeline = self._pipeline
-            try:
-                self._check_usable()
-                admitted += pipeline.admit(requests[admitted:], wait=wait)
-                if admitted == len(requests):
-                    return admitted
-                # What a pipeline that is being replaced refuses is the next one's.
-                if pipeline is self._pipeline and not pipeline.error:
-                    if not pipeline.scheduler.draining:
-                        return admitted
-                    raise EngineStoppedError("the engine finishes what it has and takes no more")
-            except EngineStoppedError as error:
-                if self._restarting(pipeline) or self._swapped(pipeline):
-                    continue
-                if not admitted:
-                    raise
-                rest = requests[admitted:]
-                rest[0].responder.fail(rest, error)
-                return len(requests)
-
-    def _swapped(self, pipeline: Pipeline) -> bool:
-        """Tell whether another pipeline has taken over from this one."""
-        return self._pipeline is not pipeline and not self._closed
-
-    def _restarting(self, pipeline: Pipeline) -> bool:
-        """Wait for the next pipeline where this one's stages are being restarted."""
-        if pipeline.error is None or self.config.on_stage_death == "stop":
-            return False
-        with self._lock:
-            self._restarted.wait_for(
-                lambda: self._closed or self._pipeline is not pipeline, CLOSE_TIMEOUT_S
-            )
-            return not self._closed and self._pipeline is not pipeline
-
     def _refuse(self, request: Request, future: DetectionsFuture) -> None:
         """Say why a request was not taken in."""
         if request.deadline is not None and time.monotonic() >= request.deadline:
@@ -515,16 +428,7 @@ class Engine:
 
     def load(self) -> Load:
         """Return how many images are where."""
-        return self._pipeline.scheduler.load()
-
-    def _check_usable(self) -> None:
-        if os.getpid() != self._process:
-            raise EngineStoppedError(
-                f"this engine runs in process {self._process}; threads do not survive a fork, so "
-                "load another one in this process"
-            )
-        if self._closed:
-            raise EngineStoppedError("the engine was closed")
+        return self._lifecycle.pipeline.scheduler.load()
 
     # The engine itself ------------------------------------------------------------------------
 
@@ -542,7 +446,7 @@ class Engine:
             RuntimeFailedError: One of them could not be run.
             EngineStoppedError: The engine was closed, or one of its stages died.
         """
-        chosen = list(canvases if canvases is not None else self._policy.canvases() or ())
+        chosen = list(canvases if canvases is not None else self._lifecycle.policy.canvases() or ())
         for canvas in chosen:
             self.runtime.prepare(canvas)
         futures = [self.submit(self._blank(canvas), client="warm-up") for canvas in chosen]
@@ -570,13 +474,10 @@ class Engine:
         Returns:
             Whether everything is finished.
         """
-        return self._pipeline.scheduler.drain(timeout)
+        return self._lifecycle.drain(timeout)
 
     def swap(self, runtime: Runtime, timeout: float | None = None) -> None:
-        """Go on with another runtime of the same model, such as one of another precision.
-
-        What was taken before is finished by the old runtime, which is then closed. No request is
-        lost or refused, and jobs go on in order.
+        """Go on with another runtime of the same model; see `Lifecycle.swap`.
 
         Args:
             runtime: Executes the model from now on; the engine owns it.
@@ -587,24 +488,27 @@ class Engine:
             UsageError: Its task or class names are others.
             EngineStoppedError: The engine was closed.
         """
-        if (runtime.spec.task, runtime.spec.names) != (self.spec.task, self.spec.names):
-            raise UsageError(
-                "a runtime can only be swapped for one of the same task and class names; load "
-                "another engine for another model"
-            )
-        with self._lock:
-            self._check_usable()
-            old, old_runtime = self._pipeline, self.runtime
-            self.runtime, self.spec = runtime, runtime.spec
-            self._pipeline = self._start()
-        old.scheduler.drain(timeout)
-        self._end(old)
-        old_runtime.close()
+        self._lifecycle.swap(runtime, timeout)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What executes the model."""
+        return self._lifecycle.runtime
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self._lifecycle.spec
+
+    @property
+    def config(self) -> EngineConfig:
+        """What it was started with."""
+        return self._lifecycle.config
 
     @property
     def imgsz(self) -> Size:
         """(height, width) of the full canvas."""
-        return self._policy.imgsz
+        return self._lifecycle.policy.imgsz
 
     @property
     def names(self) -> dict[int, str]:
@@ -614,111 +518,32 @@ class Engine:
     @property
     def health(self) -> str:
         """`ok`, or why the engine serves nothing."""
-        error = self._pipeline.error
-        return "ok" if error is None else str(error)
+        return self._lifecycle.health
 
     @property
     def restarts(self) -> int:
         """How often the stages were restarted after one of them died."""
-        return self._restarts
+        return self._lifecycle.restarts
 
     def reset_stats(self) -> None:
         """Start measuring anew."""
-        self._stats.reset()
+        self._lifecycle.stats.reset()
 
     def report(self) -> EngineReport:
         """Return how the stages spent their time since the start or the last reset."""
-        uses = self._stats.use(dict.fromkeys(("decode", "compile", "preprocess"), self._workers))
-        return EngineReport(uses, limiting(uses), self._stats.batches())
+        return self._lifecycle.report()
 
     def describe(self) -> dict[str, str | int]:
         """Return what decides speed and results, for reports."""
-        return {
-            **self.runtime.describe(),
-            "canvas": self.config.canvas,
-            "batch": self.runtime.max_batch,
-            "workers": self._workers,
-        }
+        return self._lifecycle.describe()
 
     def close(self) -> None:
         """Stop the engine and give its memory back; what is in flight fails."""
-        if os.getpid() != self._process:
-            return  # a child's copy: the threads are the parent's
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._restarted.notify_all()
-            pipeline = self._pipeline
+        self._lifecycle.close(self._ended)
+
+    def _ended(self) -> None:
         atexit.unregister(self.close)
-        try:
-            self._end(pipeline)
-        finally:
-            for cleanup in self._cleanups:  # it waits for forwards of the runtime
-                cleanup.join(CLOSE_TIMEOUT_S)
-            self.runtime.close()
-            self._delivery.close(CLOSE_TIMEOUT_S)
-
-    def _end(self, pipeline: Pipeline) -> None:
-        """Stop a pipeline and wait for its threads."""
-        try:
-            pipeline.stop(EngineStoppedError("the engine was closed"))
-        finally:
-            alive = pipeline.join(CLOSE_TIMEOUT_S)
-            if alive:
-                _log.warning("threads that did not end in time: %s", ", ".join(alive))
-
-    def _start(self) -> Pipeline:
-        runtime = self.runtime
-        pinned_for = runtime.pinned_for
-        self._preprocess = HostPreprocess(
-            self.spec,
-            self._policy,
-            self.config.limits,
-            runtime.accepts_encoded,
-            runtime.accepts_frame,
-            pinned_for,
-            None if pinned_for is None else open_reader(),
-        )
-        return Pipeline(
-            runtime,
-            self._preprocess,
-            build_postprocess(self.spec, self.config.postprocess),
-            self.config,
-            self._stats,
-            workers=self._workers,
-            slots=self._slots(runtime),
-            full_cost=self._full_cost,
-            chunk=1 if runtime.accepts_encoded is None else CHUNK,
-            on_death=self._stage_died,
-        )
-
-    def _slots(self, runtime: Runtime) -> int:
-        """Return how many slots a runtime gets.
-
-        Enough for what runs, what is ahead, one in postprocess, one for a source that has nothing
-        in a batch, and an open batch per canvas; and, where batches are small, for the batcher to
-        find several of the same canvas.
-        """
-        canvases = self._policy.canvases()
-        open_batches = len(canvases) if canvases is not None else 4
-        open_batches = max(open_batches, LOOKAHEAD // runtime.max_batch)
-        return runtime.concurrency + runtime.prefetch + 2 + open_batches
-
-    def _stage_died(self, error: BrimfulError) -> None:
-        with self._lock:
-            if self._closed or self.config.on_stage_death == "stop":
-                return
-            self._restarts += 1
-            dead = self._pipeline
-            self._pipeline = self._start()
-            self._restarted.notify_all()
-            # The stage that died calls this, so another thread waits for it.
-            cleanup = threading.Thread(
-                target=self._end, args=(dead,), name="brimful-cleanup", daemon=True
-            )
-            self._cleanups = [c for c in self._cleanups if c.is_alive()] + [cleanup]
-            cleanup.start()
+        self._delivery.close(CLOSE_TIMEOUT_S)
 
 
 def _deadline(milliseconds: float | None) -> float | None:

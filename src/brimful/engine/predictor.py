@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 from brimful.detections import Detections
 from brimful.engine.encoded import EncodedResults
-from brimful.engine.engine import EngineReport
+from brimful.engine.lifecycle import EngineReport
 from brimful.engine.request import LinePolicy
 from brimful.spec import Classes, ModelSpec, Size
 
