@@ -266,11 +266,13 @@ def test_the_report_counts_the_device_while_it_is_never_idle():
         {"on_stage_death": "ignore"},
         {"max_delay_ms": -1},
         {"canvas": "round"},
+        {"imgsz": 0},
+        {"canvas": "65x64"},
     ],
 )
 def test_wrong_settings_are_refused_and_leave_no_thread(wrong):
     before = brimful_threads()
-    with pytest.raises(UsageError, match=next(iter(wrong))):
+    with pytest.raises(UsageError, match="canvas" if "imgsz" in wrong else next(iter(wrong))):
         debug_engine(**wrong)
     assert len(brimful_threads() - before) <= 1, "only the runtime's own, which the caller closes"
 

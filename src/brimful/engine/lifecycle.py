@@ -24,7 +24,7 @@ from brimful.vision.postprocess import build_postprocess
 LOOKAHEAD = 16
 """Images that may wait, letterboxed, for their canvas's turn."""
 
-CHUNK = 64
+CHUNK = 32
 """Images that a worker reads at a time when the device decodes them."""
 
 CLOSE_TIMEOUT_S = 10.0
