@@ -302,7 +302,7 @@ class Play:
     def to_the_end(self) -> None:
         """Go on until nothing is left; each round brings something further."""
         load = self.world.scheduler.load
-        while load().live:
+        while load().live or self.joined:  # a bad image is told before its row is given up
             before = load(), len(self.joined), len(self.running), self.world.outcomes.total()
             self.take(9, 1)
             for number in range(len(self.taken)):

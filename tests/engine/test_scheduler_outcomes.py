@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scheduler_kit import Play, World
 
@@ -30,6 +30,18 @@ STEPS = st.one_of(
 )
 
 
+@example(
+    [
+        ("admit", 1, "a", 64, None, "fifo", 0),
+        ("take", 1, 1),
+        ("join", 0),
+        ("spoil", 0),
+    ],
+    1,
+    1,
+    1,
+    False,
+)
 @given(
     st.lists(STEPS, max_size=60),
     st.integers(1, 5),
