@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from types import TracebackType
 
 from brimful.cluster.allowance import Allowance
 from brimful.cluster.arena import Arena
@@ -42,6 +41,7 @@ from brimful.engine.lifecycle import EngineReport
 from brimful.engine.originals import Originals
 from brimful.engine.params import check_imgsz, params_of
 from brimful.engine.payload import payload_of
+from brimful.engine.predictor_base import PredictorBase
 from brimful.engine.request import LinePolicy
 from brimful.errors import EngineStoppedError, UsageError
 from brimful.sources.open_source import open_source
@@ -69,7 +69,7 @@ FEEDER_TIMEOUT_S = 2.0  # it may wait for input that never comes, and ends with 
 REPORT_TIMEOUT_S = 2.0
 
 
-class EnginePool:
+class EnginePool(PredictorBase):
     """Engines on several devices, a process each; a `Predictor`, as `brimful.Engine` is.
 
     The parent never touches a device. Processes take images as they have room, so the faster one
@@ -126,7 +126,7 @@ class EnginePool:
             arena.close()
             raise
         self.pids = tuple(process.pid or 0 for process in processes)
-        self.spec: ModelSpec = ready.spec
+        self._spec: ModelSpec = ready.spec
         self._description = ready.description
         self._postprocess = ready.postprocess
         self._imgsz = ready.imgsz
@@ -141,79 +141,17 @@ class EnginePool:
         self._dispatcher = Dispatcher(
             processes,
             self._shared,
-            self.spec,
+            ready.spec,
             lambda: Allowance(least=least, most=max(least, most), target_s=TARGET_S),
             queue=queue,
             per_process=max(LEAST_REQUESTS, 4 * batch),
         )
         self._submitter = Submitter(
-            self._dispatcher, self._shared, self.spec, self._delivery, queue=queue
+            self._dispatcher, self._shared, ready.spec, self._delivery, queue=queue
         )
         atexit.register(self.close)
 
-    def __enter__(self) -> EnginePool:
-        """Return the pool itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the pool."""
-        self.close()
-
     # Whole sources ----------------------------------------------------------------------------
-
-    def __call__(
-        self,
-        source: object,
-        *,
-        conf: float | None = None,
-        iou: float | None = None,
-        max_det: int | None = None,
-        classes: Classes | None = None,
-        imgsz: int | tuple[int, int] | None = None,
-        keep_images: bool = False,
-    ) -> Iterator[Detections]:
-        """Do what `predict` does."""
-        return self.predict(
-            source,
-            conf=conf,
-            iou=iou,
-            max_det=max_det,
-            classes=classes,
-            imgsz=imgsz,
-            keep_images=keep_images,
-        )
-
-    def predict(
-        self,
-        source: object,
-        *,
-        conf: float | None = None,
-        iou: float | None = None,
-        max_det: int | None = None,
-        classes: Classes | None = None,
-        imgsz: int | tuple[int, int] | None = None,
-        keep_images: bool = False,
-    ) -> Iterator[Detections]:
-        """Run every image of a source; see `stream` for the arguments.
-
-        Returns:
-            The detections of each image, in the source's order; a bad image has `error` set.
-        """
-        streamed = self.stream(
-            source,
-            conf=conf,
-            iou=iou,
-            max_det=max_det,
-            classes=classes,
-            imgsz=imgsz,
-            keep_images=keep_images,
-        )
-        return (result for results in streamed for result in results)
 
     def stream(
         self,
@@ -429,9 +367,9 @@ class EnginePool:
         return self._dispatcher.drain(timeout)
 
     @property
-    def names(self) -> dict[int, str]:
-        """Class names by class id; see `Engine.names`."""
-        return dict(enumerate(self.spec.names))
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self._spec
 
     @property
     def health(self) -> str:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 import cv2
@@ -25,6 +24,7 @@ from brimful.engine.lifecycle import CLOSE_TIMEOUT_S, EngineReport, Lifecycle
 from brimful.engine.originals import Originals
 from brimful.engine.params import check_imgsz, params_of
 from brimful.engine.payload import bytes_held, payload_of
+from brimful.engine.predictor_base import PredictorBase
 from brimful.engine.request import LinePolicy, Request
 from brimful.engine.responders import (
     CallbackResponder,
@@ -63,7 +63,7 @@ class Submission:
         self._responder.cancel()
 
 
-class Engine:
+class Engine(PredictorBase):
     """A model on one device. Every method may be called from any thread."""
 
     def __init__(self, runtime: Runtime, config: EngineConfig | None = None) -> None:
@@ -78,69 +78,7 @@ class Engine:
         # Native threads that outlive the interpreter abort the process.
         atexit.register(self.close)
 
-    def __enter__(self) -> Engine:
-        """Return the engine itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the engine."""
-        self.close()
-
     # Whole sources ----------------------------------------------------------------------------
-
-    def __call__(
-        self,
-        source: object,
-        *,
-        conf: float | None = None,
-        iou: float | None = None,
-        max_det: int | None = None,
-        classes: Classes | None = None,
-        imgsz: int | tuple[int, int] | None = None,
-        keep_images: bool = False,
-    ) -> Iterator[Detections]:
-        """Do what `predict` does."""
-        return self.predict(
-            source,
-            conf=conf,
-            iou=iou,
-            max_det=max_det,
-            classes=classes,
-            imgsz=imgsz,
-            keep_images=keep_images,
-        )
-
-    def predict(
-        self,
-        source: object,
-        *,
-        conf: float | None = None,
-        iou: float | None = None,
-        max_det: int | None = None,
-        classes: Classes | None = None,
-        imgsz: int | tuple[int, int] | None = None,
-        keep_images: bool = False,
-    ) -> Iterator[Detections]:
-        """Run every image of a source; see `stream` for the arguments.
-
-        Returns:
-            The detections of each image, in the source's order; a bad image has `error` set.
-        """
-        streamed = self.stream(
-            source,
-            conf=conf,
-            iou=iou,
-            max_det=max_det,
-            classes=classes,
-            imgsz=imgsz,
-            keep_images=keep_images,
-        )
-        return (result for results in streamed for result in results)
 
     def stream(
         self,
@@ -509,11 +447,6 @@ class Engine:
     def imgsz(self) -> Size:
         """(height, width) of the full canvas."""
         return self._lifecycle.policy.imgsz
-
-    @property
-    def names(self) -> dict[int, str]:
-        """Class names by class id, as Ultralytics' models have them; a new dictionary each time."""
-        return dict(enumerate(self.spec.names))
 
     @property
     def health(self) -> str:
