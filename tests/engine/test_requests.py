@@ -327,9 +327,11 @@ def test_a_client_beside_a_job_waits_for_what_is_on_the_device_only():
 
 
 def future_is_batched(engine, source) -> bool:
+    """Whether a batch that waits has an image of a source, and all of its pixels are there."""
     scheduler = engine._lifecycle.pipeline.scheduler
     with scheduler._lock:
-        return source in scheduler._in_batches
+        waiting = scheduler._batcher.waiting()
+        return any(source in batch.sources and not batch.unwritten for batch in waiting)
 
 
 def test_a_higher_priority_goes_first():
