@@ -41,7 +41,7 @@ from brimful.engine.lifecycle import EngineReport
 from brimful.engine.originals import Originals
 from brimful.engine.params import check_imgsz, params_of
 from brimful.engine.payload import payload_of
-from brimful.engine.predictor_base import PredictorBase
+from brimful.engine.predictor import Predictor
 from brimful.engine.request import LinePolicy
 from brimful.errors import EngineStoppedError, UsageError
 from brimful.sources.open_source import open_source
@@ -69,7 +69,7 @@ FEEDER_TIMEOUT_S = 2.0  # it may wait for input that never comes, and ends with 
 REPORT_TIMEOUT_S = 2.0
 
 
-class EnginePool(PredictorBase):
+class EnginePool(Predictor):
     """Engines on several devices, a process each; a `Predictor`, as `brimful.Engine` is.
 
     The parent never touches a device. Processes take images as they have room, so the faster one

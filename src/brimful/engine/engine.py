@@ -24,7 +24,7 @@ from brimful.engine.lifecycle import CLOSE_TIMEOUT_S, EngineReport, Lifecycle
 from brimful.engine.originals import Originals
 from brimful.engine.params import check_imgsz, params_of
 from brimful.engine.payload import bytes_held, payload_of
-from brimful.engine.predictor_base import PredictorBase
+from brimful.engine.predictor import Predictor
 from brimful.engine.request import LinePolicy, Request
 from brimful.engine.responders import (
     CallbackResponder,
@@ -63,7 +63,7 @@ class Submission:
         self._responder.cancel()
 
 
-class Engine(PredictorBase):
+class Engine(Predictor):
     """A model on one device. Every method may be called from any thread."""
 
     def __init__(self, runtime: Runtime, config: EngineConfig | None = None) -> None:
