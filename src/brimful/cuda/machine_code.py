@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from brimful.cuda.driver import check, load_driver
-from brimful.cuda.launch import Launch
+from brimful.cuda.launch import FUSION, Launch
 from brimful.errors import RuntimeFailedError
-from brimful.extras import installed_version
 from brimful.models.artifact import artifact, cache_root, kept_artifact
 
 _WARP = 32
@@ -257,13 +256,15 @@ def kept_code(launch: Launch, architecture: str) -> MachineCode | None:
 
 def _facts(launch: Launch, architecture: str) -> dict[str, object]:
     """Return what decides the machine code of a launch, whatever the process."""
+    import triton  # the launch's kernel is of it
+
     function = launch.kernel.fn
     return {
         "kernel": f"{function.__module__}.{function.__qualname__}",
         "sources": _digest(Path(inspect.getfile(function)).parent),
-        "triton": installed_version("triton"),
+        "triton": triton.__version__,
         "architecture": architecture,
-        "constants": list(launch.constants.items()),
+        "constants": [*FUSION.items(), *launch.constants.items()],
         "arguments": [_kind(value) for value in launch.arguments],
     }
 
